@@ -1,0 +1,5 @@
+"""``python -m deepme`` is the same as ``deepme``."""
+
+from deepme.cli import main
+
+main()

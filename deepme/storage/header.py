@@ -1,0 +1,134 @@
+"""What every artifact says about itself, and how its digest is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from deepme import __version__
+from deepme.errors import ArtifactError
+from deepme.text import clean
+
+T = TypeVar("T")
+Json = Any
+"""A value that JSON can hold: None, bool, int, finite float, str, list, dict."""
+
+
+@with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The origin of an artifact.
+
+    Attributes:
+        kind: what the file holds, for example ``similarity``.
+        schema_version: version of the kind's layout.
+        settings: the settings it was made with.
+        classes: digest of the ordered class list (`class_digest`), or empty.
+        made_from: name of each input artifact -> its sha256 at that time.
+        deepme: the version that wrote it.
+    """
+
+    kind: str
+    schema_version: int
+    settings: dict[str, Json] = field(default_factory=dict)
+    classes: str = ""
+    made_from: dict[str, str] = field(default_factory=dict)
+    deepme: str = __version__
+
+    def to_dict(self) -> dict[str, Json]:
+        """The header as plain JSON values."""
+        return asdict(self)
+
+
+_HEADER = TypeAdapter(Header)
+
+
+def read_header(values: Json, path: Path, kind: str, schema_version: int) -> Header:
+    """Validate a header and compare it with what the reader expects.
+
+    Args:
+        values: the parsed JSON.
+        path: the file, for the message.
+        kind: the expected kind.
+        schema_version: the layout this version of deepme reads.
+
+    Returns:
+        The header.
+
+    Raises:
+        ArtifactError: another kind or layout, or not a header at all.
+    """
+    header = validated(_HEADER, values, path)
+    if header.kind != kind:
+        raise ArtifactError(
+            f"{clean(str(path))} holds {clean(header.kind)}, expected {kind}",
+            "the file was renamed or copied; remove it and rerun its command",
+        )
+    if header.schema_version != schema_version:
+        raise ArtifactError(
+            f"{clean(str(path))} has layout {header.schema_version} of {kind}, this "
+            f"deepme reads layout {schema_version}",
+            "rerun the command that makes it with this version",
+        )
+    return header
+
+
+def validated(adapter: TypeAdapter[T], values: Json, path: Path) -> T:
+    """Turn parsed JSON into a typed value, or say which field is wrong.
+
+    Raises:
+        ArtifactError: a field is missing, unknown or of another type.
+    """
+    try:
+        # JSON mode: strict about numbers and strings, yet lists may become tuples.
+        return adapter.validate_json(canonical(values), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise corrupt(path, f"{where}: {first['msg']}") from error
+
+
+def canonical(value: Json) -> bytes:
+    """Serialise JSON in the one form whose digest is compared.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False
+    ).encode()
+
+
+def class_digest(classes: Iterable[str]) -> str:
+    """The sha256 of an ordered class list."""
+    return hashlib.sha256("\n".join(classes).encode()).hexdigest()
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is no regular file before anything opens it (a FIFO would hang).
+
+    Raises:
+        ArtifactError: missing, or a folder, device or pipe.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ArtifactError(f"cannot read {clean(str(path))}: {reason}") from error
+    if not stat.S_ISREG(mode):
+        raise corrupt(path, "it is not a regular file")
+
+
+def corrupt(path: Path, reason: str) -> ArtifactError:
+    """Word a file whose content cannot be trusted."""
+    return ArtifactError(
+        f"{clean(str(path))} is corrupt: {clean(reason)}",
+        "remove it and rerun the command that makes it",
+    )

@@ -1,0 +1,101 @@
+"""JSON artifacts: ``{"content": …, "deepme": {header, sha256}}`` in canonical form.
+
+The digest covers header and content, and a file must equal its own serialisation
+byte for byte: a changed space is found like a changed digit, and NaN, duplicate
+keys or numbers beyond the range of a double cannot occur.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from deepme.storage.atomic import atomic_write
+from deepme.storage.header import (
+    Header,
+    Json,
+    canonical,
+    corrupt,
+    read_header,
+    require_file,
+)
+
+MAX_BYTES = 64 * 2**20
+
+
+def write_json(path: Path, header: Header, content: Json) -> str:
+    """Write a JSON artifact atomically.
+
+    Args:
+        path: the final name.
+        header: what it is and from what it was made.
+        content: JSON values; floats must be finite.
+
+    Returns:
+        The sha256 that identifies it.
+
+    Raises:
+        EnvironmentFault: the file system refused.
+        ValueError: the content holds NaN or an infinity.
+    """
+    digest = _digest(header.to_dict(), content)
+    with atomic_write(path) as file:
+        file.write(_serialise(header.to_dict(), content, digest))
+    return digest
+
+
+def read_json(path: Path, kind: str, schema_version: int) -> tuple[Header, Json, str]:
+    """Read a JSON artifact after checking its digest.
+
+    Args:
+        path: the file.
+        kind: the expected kind.
+        schema_version: the layout the caller reads.
+
+    Returns:
+        Header, content and sha256.
+
+    Raises:
+        ArtifactError: missing, corrupt, of another kind or layout.
+    """
+    header, content, digest = _parse(path)
+    if digest != _digest(header, content):
+        raise corrupt(path, "its content does not match its sha256")
+    return read_header(header, path, kind, schema_version), content, digest
+
+
+def json_digest(path: Path) -> str:
+    """The sha256 a JSON artifact was written with, checked against its content."""
+    header, content, digest = _parse(path)
+    if digest != _digest(header, content):
+        raise corrupt(path, "its content does not match its sha256")
+    return digest
+
+
+def _parse(path: Path) -> tuple[dict[str, Json], Json, str]:
+    require_file(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise corrupt(path, f"{size:,} bytes, more than the {MAX_BYTES:,} allowed")
+    raw = path.read_bytes()
+    try:
+        document: Any = json.loads(raw)
+        header, content = dict(document["deepme"]), document["content"]
+        digest = str(header.pop("sha256"))
+        same = _serialise(header, content, digest) == raw
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise corrupt(path, f"no deepme JSON ({type(error).__name__})") from error
+    if not same:
+        raise corrupt(path, "it is not in the canonical form that deepme writes")
+    return header, content, digest
+
+
+def _serialise(header: dict[str, Json], content: Json, digest: str) -> bytes:
+    document = {"deepme": {**header, "sha256": digest}, "content": content}
+    text = json.dumps(document, sort_keys=True, indent=1, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _digest(header: dict[str, Json], content: Json) -> str:
+    return hashlib.sha256(canonical([header, content])).hexdigest()

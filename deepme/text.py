@@ -1,0 +1,40 @@
+"""The one place where text from data is made safe to show.
+
+Class names, file names and error texts come from data. On their way to a terminal,
+a log, a figure or a table they pass through `clean`, so that no escape sequence,
+line break or direction mark of theirs acts on the reader's screen.
+"""
+
+from __future__ import annotations
+
+
+def clean(text: str) -> str:
+    r"""Replace every character that is not printable by its escape.
+
+    Args:
+        text: any string, lone surrogates included.
+
+    Returns:
+        The same text with control, format, separator and surrogate characters
+        written as ``\x1b`` or ``\u202e``; always encodable and on one line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut a cleaned text to at most `width` characters, ending in an ellipsis."""
+    text = clean(text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def listing(items: list[str], limit: int = 5) -> str:
+    """Name the first few items and count the rest: ``a, b, c and 4 more``."""
+    shown = ", ".join(clean(item) for item in items[:limit])
+    rest = len(items) - limit
+    return f"{shown} and {rest:,} more" if rest > 0 else shown
