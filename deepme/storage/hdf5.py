@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from deepme.errors import ArtifactError
 from deepme.storage.atomic import atomic_path, cannot_write
-from deepme.storage.header import Header, corrupt, read_header, require_file
+from deepme.storage.header import Header, corrupt, expect, parse_header, require_file
 
 _BLOCK = 512
 _ATTRIBUTE = "deepme"
@@ -84,6 +84,23 @@ def open_hdf5(
     Raises:
         ArtifactError: missing, corrupt, of another kind or layout.
     """
+    with _open_checked(path) as (header, file, digest):
+        expect(header, path, kind, schema_version)
+        yield header, file, digest
+
+
+def hdf5_header(path: Path) -> tuple[Header, str]:
+    """Read header and sha256 of an HDF5 artifact of any kind, content checked.
+
+    Raises:
+        ArtifactError: missing or corrupt.
+    """
+    with _open_checked(path) as (header, _, digest):
+        return header, digest
+
+
+@contextmanager
+def _open_checked(path: Path) -> Iterator[tuple[Header, h5py.File, str]]:
     require_file(path)
     with path.open("rb") as raw:
         digest, size = _read_seal(raw, path)
@@ -97,8 +114,7 @@ def open_hdf5(
             raise corrupt(path, "no HDF5 behind the seal") from error
         with file:
             values = json.loads(str(file.attrs.get(_ATTRIBUTE, "null")))
-            header = read_header(values, path, kind, schema_version)
-            yield header, file, digest
+            yield parse_header(values, path), file, digest
 
 
 def hdf5_digest(path: Path) -> str:

@@ -50,22 +50,27 @@ class Header:
 _HEADER = TypeAdapter(Header)
 
 
-def read_header(values: Json, path: Path, kind: str, schema_version: int) -> Header:
-    """Validate a header and compare it with what the reader expects.
+def parse_header(values: Json, path: Path) -> Header:
+    """Validate a header.
+
+    Raises:
+        ArtifactError: not a header.
+    """
+    return validated(_HEADER, values, path)
+
+
+def expect(header: Header, path: Path, kind: str, schema_version: int) -> None:
+    """Compare a header with what the reader expects.
 
     Args:
-        values: the parsed JSON.
+        header: of the file.
         path: the file, for the message.
         kind: the expected kind.
         schema_version: the layout this version of deepme reads.
 
-    Returns:
-        The header.
-
     Raises:
-        ArtifactError: another kind or layout, or not a header at all.
+        ArtifactError: another kind or layout.
     """
-    header = validated(_HEADER, values, path)
     if header.kind != kind:
         raise ArtifactError(
             f"{clean(str(path))} holds {clean(header.kind)}, expected {kind}",
@@ -77,7 +82,6 @@ def read_header(values: Json, path: Path, kind: str, schema_version: int) -> Hea
             f"deepme reads layout {schema_version}",
             "rerun the command that makes it with this version",
         )
-    return header
 
 
 def validated(adapter: TypeAdapter[T], values: Json, path: Path) -> T:

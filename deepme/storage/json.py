@@ -18,7 +18,8 @@ from deepme.storage.header import (
     Json,
     canonical,
     corrupt,
-    read_header,
+    expect,
+    parse_header,
     require_file,
 )
 
@@ -61,20 +62,21 @@ def read_json(path: Path, kind: str, schema_version: int) -> tuple[Header, Json,
         ArtifactError: missing, corrupt, of another kind or layout.
     """
     header, content, digest = _parse(path)
-    if digest != _digest(header, content):
-        raise corrupt(path, "its content does not match its sha256")
-    return read_header(header, path, kind, schema_version), content, digest
+    expect(header, path, kind, schema_version)
+    return header, content, digest
 
 
-def json_digest(path: Path) -> str:
-    """The sha256 a JSON artifact was written with, checked against its content."""
-    header, content, digest = _parse(path)
-    if digest != _digest(header, content):
-        raise corrupt(path, "its content does not match its sha256")
-    return digest
+def json_header(path: Path) -> tuple[Header, str]:
+    """Read header and sha256 of a JSON artifact of any kind.
+
+    Raises:
+        ArtifactError: missing or corrupt.
+    """
+    header, _, digest = _parse(path)
+    return header, digest
 
 
-def _parse(path: Path) -> tuple[dict[str, Json], Json, str]:
+def _parse(path: Path) -> tuple[Header, Json, str]:
     require_file(path)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise corrupt(path, f"{size:,} bytes, more than the {MAX_BYTES:,} allowed")
@@ -88,7 +90,9 @@ def _parse(path: Path) -> tuple[dict[str, Json], Json, str]:
         raise corrupt(path, f"no deepme JSON ({type(error).__name__})") from error
     if not same:
         raise corrupt(path, "it is not in the canonical form that deepme writes")
-    return header, content, digest
+    if digest != _digest(header, content):
+        raise corrupt(path, "its content does not match its sha256")
+    return parse_header(header, path), content, digest
 
 
 def _serialise(header: dict[str, Json], content: Json, digest: str) -> bytes:

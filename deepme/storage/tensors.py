@@ -22,7 +22,8 @@ from deepme.storage.header import (
     Json,
     canonical,
     corrupt,
-    read_header,
+    expect,
+    parse_header,
     require_file,
 )
 
@@ -83,7 +84,9 @@ def read_tensors(
         raise corrupt(path, f"no deepme tensors ({type(error).__name__})") from error
     if not same:
         raise corrupt(path, "its content does not match its sha256")
-    return read_header(header, path, kind, schema_version), tensors, digest
+    parsed = parse_header(header, path)
+    expect(parsed, path, kind, schema_version)
+    return parsed, tensors, digest
 
 
 def tensors_digest(path: Path) -> str:

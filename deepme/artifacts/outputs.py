@@ -1,0 +1,109 @@
+"""outputs/SUBSET/NN.h5: what a frozen expert says of every image of a subset.
+
+Rows follow the split's rows of that subset. The arrays lie contiguous in the file, so
+that training the gate can map them and read any row without holding the file.
+Subsets are apart from each other: the gate's training never opens the test file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deepme.artifacts.origin import Origin
+from deepme.storage.hdf5 import dataset, open_hdf5, write_hdf5
+from deepme.storage.header import Header
+
+KIND, SCHEMA = "outputs", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """One expert's outputs on one subset; the large arrays are mapped, not read.
+
+    Attributes:
+        origin: the file.
+        logits: (R, C_t) float32.
+        features: (R, d) float32, or None where they were not asked for.
+        readable: (R,) bool; rows of unreadable images are zero.
+    """
+
+    origin: Origin
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+    readable: NDArray[np.bool_]
+
+
+Batch = tuple[slice, NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+
+
+def save_outputs(
+    path: Path,
+    header: Header,
+    batches: Iterator[Batch],
+    *,
+    shape: tuple[int, int],
+    num_features: int | None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> str:
+    """Stream an expert's outputs into a file.
+
+    Args:
+        path: the final name.
+        header: its origin.
+        batches: (rows, logits (B, C_t), features (B, d), readable (B,)) in order.
+        shape: (R, C_t).
+        num_features: d, or None to leave the features out.
+        advance: called with the number of rows after each batch.
+
+    Returns:
+        The sha256 of the file.
+    """
+
+    def fill(file: h5py.File) -> None:
+        logits = file.create_dataset("logits", shape, np.float32)
+        readable = file.create_dataset("readable", shape[:1], np.bool_)
+        features = None
+        if num_features is not None:
+            wide = (shape[0], num_features)
+            features = file.create_dataset("features", wide, np.float32)
+        for where, some_logits, some_features, some_readable in batches:
+            logits[where], readable[where] = some_logits, some_readable
+            if features is not None:
+                features[where] = some_features
+            advance(len(some_readable))
+
+    return write_hdf5(path, header, fill)
+
+
+def load_outputs(path: Path, num_rows: int, num_classes: int) -> Outputs:
+    """Load one expert's outputs on one subset.
+
+    Raises:
+        ArtifactError: missing, corrupt or of another size.
+    """
+    with open_hdf5(path, KIND, SCHEMA) as (header, file, sha256):
+        logits = dataset(file, "logits", np.float32, (num_rows, num_classes))
+        features = None
+        if "features" in file:
+            features = dataset(file, "features", np.float32, (num_rows, None))
+        return Outputs(
+            origin=Origin(path, header, sha256),
+            logits=_mapped(path, logits),
+            features=None if features is None else _mapped(path, features),
+            readable=dataset(file, "readable", np.bool_, (num_rows,))[()],
+        )
+
+
+def _mapped(path: Path, array: h5py.Dataset) -> Any:
+    """Map a contiguous dataset; an empty one has no bytes to map."""
+    if 0 in array.shape:
+        return np.empty(array.shape, array.dtype)
+    offset = array.id.get_offset()
+    return np.memmap(path, array.dtype, "r", offset=offset, shape=array.shape)

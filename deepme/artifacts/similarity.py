@@ -1,0 +1,173 @@
+"""similarity.h5: how near the classes are to each other (the matrix Θ).
+
+Between WordNet classes Θ is a function of the path length, a small integer: the file
+holds N² bytes and a table, never N² floats. A user's own matrix is held as float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deepme.artifacts.origin import Origin
+from deepme.errors import ArtifactError
+from deepme.storage.hdf5 import (
+    dataset,
+    open_hdf5,
+    read_strings,
+    write_hdf5,
+    write_strings,
+)
+from deepme.storage.header import Header, class_digest
+
+KIND, SCHEMA = "similarity", 1
+
+Rows = Iterable[tuple[slice, NDArray[np.uint8] | NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """The classes and access to their similarities.
+
+    Attributes:
+        origin: the file.
+        classes: (N,) wnids, or the labels of the user's matrix.
+        names: (N,) names for people.
+        theta_of_path_length: (256,) float64 in [0, 1], or None for a user's matrix.
+    """
+
+    origin: Origin
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    theta_of_path_length: NDArray[np.float64] | None
+
+    def theta(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Read Θ of all classes, or the block of some.
+
+        Args:
+            indices: (C,) ascending positions in the class list; None for all.
+
+        Returns:
+            (C, C) or (N, N) float32, symmetric, in [0, 1]. All of it takes 4 N² bytes.
+        """
+        chosen = np.arange(len(self.classes)) if indices is None else indices
+        theta = np.empty((len(chosen), len(chosen)), dtype=np.float32)
+        with open_hdf5(self.origin.path, KIND, SCHEMA) as (_, file, _sha256):
+            for rows, values in _read_rows(file, chosen):
+                block = values if indices is None else values[:, chosen]
+                if self.theta_of_path_length is None:
+                    theta[rows] = block
+                else:
+                    theta[rows] = self.theta_of_path_length.astype(np.float32)[block]
+        return theta
+
+
+def similarity_header(classes: list[str], settings: dict[str, object]) -> Header:
+    """The header of a similarity.h5 of these classes and settings."""
+    return Header(
+        kind=KIND,
+        schema_version=SCHEMA,
+        settings=settings,
+        classes=class_digest(classes),
+    )
+
+
+def save_similarity(
+    path: Path,
+    *,
+    header: Header,
+    classes: list[str],
+    names: list[str],
+    rows: Rows,
+    tables: dict[str, NDArray[np.float64]] | None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> str:
+    """Stream the rows into similarity.h5.
+
+    Args:
+        path: the final name.
+        header: from `similarity_header`.
+        classes: N class ids.
+        names: N names for people.
+        rows: blocks of rows in order: uint8 path lengths with `tables`, else float32.
+        tables: `theta_of_path_length` and `raw_theta_of_path_length`, each (256,).
+        advance: called with the number of rows after each block.
+
+    Returns:
+        The sha256 of the file.
+    """
+    num_classes = len(classes)
+
+    def fill(file: h5py.File) -> None:
+        write_strings(file, "class", classes)
+        write_strings(file, "name", names)
+        for name, table in (tables or {}).items():
+            file[name] = table
+        matrix = file.create_dataset(
+            "path_length" if tables else "theta",
+            shape=(num_classes, num_classes),
+            dtype=np.uint8 if tables else np.float32,
+            # A row or a few of them are what an expert reads; 64 KiB to 1 MiB a chunk.
+            chunks=(min(num_classes, max(1, 2**19 // num_classes)), num_classes),
+            compression="gzip",
+            compression_opts=1,
+        )
+        for where, block in rows:
+            matrix[where] = block
+            advance(len(block))
+
+    return write_hdf5(path, header, fill)
+
+
+def load_similarity(path: Path) -> Similarity:
+    """Load the class list and check the file; Θ is read when asked for.
+
+    Raises:
+        ArtifactError: missing, corrupt or inconsistent.
+    """
+    with open_hdf5(path, KIND, SCHEMA) as (header, file, sha256):
+        classes = read_strings(file, "class")
+        num_classes = len(classes)
+        names = read_strings(file, "name", num_classes)
+        table = None
+        if "theta_of_path_length" in file:
+            table = dataset(file, "theta_of_path_length", np.float64, (256,))[()]
+        _matrix(file, num_classes)
+    if class_digest(classes) != header.classes:
+        raise ArtifactError(f"{path} lists other classes than its header says")
+    return Similarity(
+        origin=Origin(path, header, sha256),
+        classes=tuple(classes),
+        names=tuple(names),
+        theta_of_path_length=table,
+    )
+
+
+def _matrix(file: h5py.File, num_classes: int) -> h5py.Dataset:
+    shape = (num_classes, num_classes)
+    if "path_length" in file:
+        return dataset(file, "path_length", np.uint8, shape)
+    return dataset(file, "theta", np.float32, shape)
+
+
+def _read_rows(
+    file: h5py.File, chosen: NDArray[np.int64]
+) -> Iterator[tuple[slice, NDArray[np.uint8] | NDArray[np.float32]]]:
+    """Read the chosen rows chunk by chunk, so that each is decompressed once."""
+    name = "path_length" if "path_length" in file else "theta"
+    matrix = file[name]
+    step = matrix.chunks[0]
+    start = 0
+    while start < len(chosen):
+        first = int(chosen[start]) // step * step
+        stop = int(np.searchsorted(chosen, first + step))
+        yield (
+            slice(start, stop),
+            matrix[first : first + step][chosen[start:stop] - first],
+        )
+        start = stop

@@ -1,0 +1,295 @@
+"""The settings of each stage: one definition of default, range, help and option.
+
+The command line (options.py), TOML files and Python callers all build these frozen
+dataclasses; a value outside its range never gets further than their construction.
+Defaults are the paper's where the paper gives one (docs/method.md).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from deepme.errors import InputError, UsageError
+from deepme.settings import Settings, option_name, setting
+from deepme.text import clean, listing
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilaritySettings(Settings):
+    """Semantic similarity of the classes (method section 1)."""
+
+    section: ClassVar[str] = "similarity"
+
+    formula: str = setting(
+        "standard",
+        "Leacock–Chodorow as NLTK computes it, or as the paper prints it",
+        choices=("standard", "paper"),
+    )
+    wordnet: str = setting(
+        "", "folder of another WordNet, read through NLTK (default: built-in 3.0)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings(Settings):
+    """Soft spectral clustering (method section 2)."""
+
+    section: ClassVar[str] = "cluster"
+
+    method: str = setting("ssc", "how classes are grouped", choices=("ssc",))
+    num_groups: int = setting(
+        15, "number of groups = experts", option="T", at_least=1, at_most=10_000
+    )
+    delta: float = setting(
+        0.3, "a class joins every group with p ≥ δ", at_least=0, at_most=1
+    )
+    fuzzifier: float = setting(
+        1.5, "fuzzifier m of fuzzy c-means: more is softer", above=1, at_most=10
+    )
+    overlap: float | None = setting(
+        None, "wanted mean number of groups a class; finds δ itself", at_least=1
+    )
+    max_classes: int = setting(
+        1000, "a larger group loses its weakest shared classes", at_least=1
+    )
+    seed: int = setting(
+        0, "seed of the starting centres", at_least=0, at_most=2**32 - 1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings(Settings):
+    """Train, validation and test images (85/5/10 in the paper)."""
+
+    section: ClassVar[str] = "split"
+
+    val: float = setting(
+        0.05, "share of a class for validation", at_least=0, at_most=0.9
+    )
+    test: float = setting(0.10, "share of a class for testing", at_least=0, at_most=0.9)
+    seed: int = setting(0, "seed of the split", at_least=0, at_most=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        """Also refuse shares that leave no image to train on.
+
+        Raises:
+            UsageError: a value outside its range, or val + test of 1 and more.
+        """
+        super().__post_init__()
+        if self.val + self.test >= 1:
+            raise UsageError(
+                f"--val {self.val:g} and --test {self.test:g} leave nothing to train "
+                "on, expected val + test < 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSettings(Settings):
+    """One expert: its network, Eq. 1 and the two-stage schedule (method section 3)."""
+
+    section: ClassVar[str] = "train-expert"
+
+    backbone: str = setting("vgg16", "any timm model, or vgg_small for the CPU")
+    weights: str = setting(
+        "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
+    )
+    image_size: int = setting(224, "pixels a side", at_least=8, at_most=4096)
+    augment: str = setting(
+        "crop",
+        "training views: crop (random crop, flip) or none",
+        choices=("crop", "none"),
+    )
+    warmup_epochs: int = setting(
+        5, "epochs of the head alone, the trunk frozen", at_least=0, at_most=100_000
+    )
+    epochs: int = setting(
+        20, "epochs of fine-tuning all layers", at_least=0, at_most=100_000
+    )
+    batch_size: int = setting(256, "images a step", at_least=1, at_most=1_000_000)
+    warmup_lr: float = setting(0.01, "learning rate at the start of warm-up", above=0)
+    warmup_lr_end: float = setting(0.001, "and at its end", above=0)
+    lr: float = setting(0.001, "learning rate at the start of fine-tuning", above=0)
+    lr_end: float = setting(0.00001, "and at its end (exponential decay)", above=0)
+    momentum: float = setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
+    weight_decay: float = setting(0.0005, "L2 of all layers but the head", at_least=0)
+    lambda1: float = setting(
+        0.0005, "λ1: weight of tr(WWᵀ), the head's own weight decay", at_least=0
+    )
+    lambda2: float = setting(
+        0.001, "λ2: weight of the visual regulariser Ω", at_least=0
+    )
+    lambda3: float = setting(
+        0.001, "λ3: weight of the semantic regulariser Θ", at_least=0
+    )
+    omega_momentum: float = setting(
+        0.5, "share of the old Ω kept at each epoch's update", at_least=0, at_most=0.999
+    )
+    precision: str = setting(
+        "auto",
+        "arithmetic: bfloat16 on CUDA and float32 on CPU when auto",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    seed: int = setting(
+        0, "seed of initial weights, order and views", at_least=0, at_most=MAX_SEED
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings(Settings):
+    """The gate: its network, loss and schedule (method section 4)."""
+
+    section: ClassVar[str] = "train-gate"
+
+    input: str = setting(
+        "images",
+        "what it sees: images through a network of its own, or the experts' features",
+        choices=("images", "features"),
+    )
+    backbone: str = setting(
+        "same", "its network on images: a timm model, or the experts' own"
+    )
+    weights: str = setting(
+        "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
+    )
+    augment: str = setting(
+        "crop",
+        "training views: crop (random crop, flip) or none",
+        choices=("crop", "none"),
+    )
+    epochs: int = setting(20, "epochs", at_least=0, at_most=100_000)
+    batch_size: int = setting(256, "images a step", at_least=1, at_most=1_000_000)
+    lr: float = setting(0.001, "learning rate at the start", above=0)
+    lr_end: float = setting(0.0001, "and at the end (exponential decay)", above=0)
+    momentum: float = setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
+    weight_decay: float = setting(0.0005, "L2 of all layers", at_least=0)
+    selection: float = setting(
+        1.0, "weight of Eq. 4 part 1: loss of the experts it trusts", at_least=0
+    )
+    relevance: float = setting(
+        1.0, "weight of −Σ q log s: promote the relevant experts", at_least=0
+    )
+    consistency: float = setting(
+        0.1, "weight of Eq. 4 part 2: equal trust for shared classes", at_least=0
+    )
+    margin: float = setting(
+        1.0, "weight α of Eq. 4 part 3: the true class ahead by β", at_least=0
+    )
+    beta: float = setting(0.2, "β: the margin", at_least=0, at_most=1)
+    kappa: float = setting(
+        1.0, "κ: loss of an expert without the class is log C + κ", at_least=0
+    )
+    precision: str = setting(
+        "auto",
+        "arithmetic: bfloat16 on CUDA and float32 on CPU when auto",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    seed: int = setting(
+        0, "seed of initial weights, order and views", at_least=0, at_most=MAX_SEED
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSettings(Settings):
+    """How a run uses the machine; the result is the same under all of them."""
+
+    section: ClassVar[str] = "machine"
+
+    device: str = setting("auto", "auto (CUDA if there is one), cpu, cuda or cuda:1")
+    workers: int = setting(
+        2, "processes that decode images; 0 decodes in the main one", at_least=0,
+        at_most=256,
+    )  # fmt: skip
+    on_bad: str = setting(
+        "stop", "an unreadable image: stop, or skip it and list it",
+        choices=("stop", "skip"),
+    )  # fmt: skip
+    max_bad: float = setting(
+        0.001, "with --on-bad skip: largest share of bad images", at_least=0, at_most=1
+    )
+    checkpoint_minutes: float = setting(
+        10, "longest time between two checkpoints", above=0
+    )
+
+
+FUSIONS = ("gate", "equal", "hard", "max-logit", "oracle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """What is measured on the test images."""
+
+    section: ClassVar[str] = "evaluate"
+
+    topk: tuple[int, ...] = setting((1, 3, 5), "ranks of the top-k accuracies")
+    fusion: tuple[str, ...] = setting(
+        ("gate",), f"how the experts are weighed: {', '.join(FUSIONS)}"
+    )
+
+    def __post_init__(self) -> None:
+        """Check each rank and each fusion.
+
+        Raises:
+            UsageError: an empty list, a rank below 1 or an unknown fusion.
+        """
+        super().__post_init__()
+        if not self.topk or min(self.topk) < 1:
+            raise UsageError(
+                f"--topk is {self.topk}, expected ranks of at least 1, as in 1,3,5"
+            )
+        unknown = [name for name in self.fusion if name not in FUSIONS]
+        if unknown or not self.fusion:
+            raise UsageError(
+                f"--fusion is {listing(list(self.fusion))}, "
+                f"expected one or more of {', '.join(FUSIONS)}"
+            )
+
+
+STAGES: tuple[type[Settings], ...] = (
+    SimilaritySettings,
+    ClusterSettings,
+    SplitSettings,
+    ExpertSettings,
+    GateSettings,
+    MachineSettings,
+    EvaluateSettings,
+)
+
+
+def load_toml(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Read a settings file: one table a command.
+
+    Args:
+        path: the TOML file, or None for no file.
+
+    Returns:
+        Section -> key -> value; keys spelled as the long options.
+
+    Raises:
+        InputError: unreadable, not TOML, or with an unknown table or key.
+    """
+    if path is None:
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read settings {clean(str(path))}: {error}") from error
+    known = {cls.section: cls for cls in STAGES}
+    for name, table in tables.items():
+        if name not in known or not isinstance(table, dict):
+            raise InputError(
+                f"{clean(str(path))} has a table or key [{clean(name)}], "
+                f"expected tables named {', '.join(known)}"
+            )
+        keys = [option_name(item) for item in fields(known[name])]
+        unknown = [key for key in table if key.replace("_", "-") not in keys]
+        if unknown:
+            raise InputError(
+                f"{clean(str(path))} sets unknown {listing(unknown)} in [{name}]",
+                f"the settings of [{name}] are {', '.join(keys)}",
+            )
+    return tables

@@ -1,0 +1,62 @@
+"""The demo: pictures drawn on the spot, and every stage on them in a few minutes."""
+
+from __future__ import annotations
+
+from deepme.config import (
+    FUSIONS,
+    ClusterSettings,
+    EvaluateSettings,
+    ExpertSettings,
+    GateSettings,
+    MachineSettings,
+    SimilaritySettings,
+    SplitSettings,
+)
+from deepme.images.drawing import write_demo_images
+from deepme.pipeline import Outcome, Recipe, run_all
+from deepme.progress import note
+from deepme.workspace import Workspace
+
+IMAGE_SIZE = 32
+IMAGES_PER_CLASS = 60
+
+
+def demo_recipe(seed: int = 0) -> Recipe:
+    """Settings that train from scratch in minutes on two cores."""
+    return Recipe(
+        similarity=SimilaritySettings(),
+        cluster=ClusterSettings(num_groups=4, seed=seed),
+        split=SplitSettings(test=0.2, seed=seed),
+        expert=ExpertSettings(
+            backbone="vgg_small",
+            weights="none",
+            image_size=IMAGE_SIZE,
+            warmup_epochs=0,
+            epochs=15,
+            batch_size=32,
+            lr=0.05,
+            lr_end=0.002,
+            seed=seed,
+        ),
+        gate=GateSettings(
+            weights="none", epochs=10, batch_size=32, lr=0.05, lr_end=0.002, seed=seed
+        ),
+        evaluate=EvaluateSettings(fusion=FUSIONS),
+        machine=MachineSettings(device="cpu", workers=0),
+    )
+
+
+def run(workspace: Workspace, *, seed: int = 0) -> Outcome:
+    """Draw the pictures and run all stages; again, continue or redo what changed.
+
+    Args:
+        workspace: where pictures and artifacts go.
+        seed: of pictures, split and training.
+
+    Returns:
+        Groups, results and figures.
+    """
+    images = workspace.root / "images"
+    note(f"drawing {IMAGES_PER_CLASS} pictures a class in {images}")
+    write_demo_images(images, per_class=IMAGES_PER_CLASS, size=IMAGE_SIZE, seed=seed)
+    return run_all(demo_recipe(seed), workspace, data=images, classes="")

@@ -1,0 +1,69 @@
+# ruff: noqa: N806
+"""Figure 3 of the paper: the accuracy of every class, in ascending order.
+
+Each system is sorted by itself, so a rank is not the same class in two systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from deepme.figures.style import PALETTE, house_style, new_plot
+from deepme.text import shorten
+
+_FEW = 60
+_DASHES = ("-", "--", "-.", ":")
+
+
+@house_style()
+def plot_class_accuracy(
+    accuracies: Mapping[str, NDArray[np.floating]], *, k: int
+) -> Figure:
+    """Plot the top-k accuracy of all classes, one ascending line a system.
+
+    Args:
+        accuracies: (N,) in [0, 1] for each system, by the system's name.
+        k: predictions that may name the class.
+
+    Returns:
+        The figure; the legend gives each system's mean over classes.
+
+    Raises:
+        ValueError: no system, no class, or systems with different numbers of classes.
+    """
+    sizes = {len(accuracy_N) for accuracy_N in accuracies.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"systems have {sorted(sizes)} classes, expected one number above 0"
+        )
+    num_classes = sizes.pop()
+    few = num_classes <= _FEW
+    figure, axes = new_plot(8, 4.8)
+    for i, (name, accuracy_N) in enumerate(accuracies.items()):
+        axes.plot(
+            np.arange(1, num_classes + 1),
+            100 * np.sort(accuracy_N),
+            color=PALETTE[i % len(PALETTE)],
+            linestyle=_DASHES[i // len(PALETTE) % len(_DASHES)],
+            linewidth=1.8,
+            drawstyle="steps-mid" if few else "default",
+            marker="o" if few else "",
+            markersize=4,
+            label=f"{np.mean(accuracy_N):.1%}  {shorten(name, 40)}",
+        )
+    axes.set_title(f"Top-{k} accuracy of each of {num_classes:,} classes")
+    axes.set_xlabel("class rank, each system sorted by itself")
+    axes.set_ylabel(f"top-{k} accuracy")
+    axes.set_xlim(0.5, num_classes + 0.5)
+    axes.set_ylim(-1.5, 101.5)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.grid(True)
+    axes.legend(title="macro mean", alignment="left")
+    return figure

@@ -1,0 +1,207 @@
+"""Find a user's images: class folders, tar files, or a folder of tar files.
+
+A folder's images are ``CLASS/anything/below.jpg``. In a tar file the class is the
+first folder of a member's path that names one; ``CLASS.tar`` holds that class. What
+the file system returns first does not matter: rows are ordered by class, then path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from deepme.artifacts.split import ImageIndex
+from deepme.errors import InputError
+from deepme.images.reading import SUFFIXES
+from deepme.progress import Advance
+from deepme.text import clean
+
+
+class Entry(NamedTuple):
+    """One image as found on disk."""
+
+    label: int
+    path: str
+    archive: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an image source holds.
+
+    Attributes:
+        images: all images of known classes.
+        fingerprint: sha256 over every image's path and size.
+        unknown: folders (or tar members' folders) that name no class, sorted.
+    """
+
+    images: ImageIndex
+    fingerprint: str
+    unknown: tuple[str, ...]
+
+
+def find_images(root: Path, classes: Mapping[str, int], advance: Advance) -> Found:
+    """Index a folder or a tar file.
+
+    Args:
+        root: the folder or tar file.
+        classes: class id -> position in the class list.
+        advance: called with the number of images found.
+
+    Returns:
+        The images in packed arrays, and what was left out.
+
+    Raises:
+        InputError: no such place, a tar file that cannot be read, or no image.
+    """
+    root = root.absolute()
+    unknown: set[str] = set()
+    archives: list[str] = []
+    if root.is_dir():
+        archives = sorted(p.name for p in root.iterdir() if p.suffix == ".tar")
+        found = _folder_entries(root, classes, unknown)
+        base = root
+    elif root.is_file():
+        base, archives = root.parent, [root.name]
+        found = iter(())
+    else:
+        raise InputError(
+            f"--data is {clean(str(root))}, expected a folder of class folders or a "
+            "tar file"
+        )
+    entries: list[Entry] = []
+    for entry in found:
+        entries.append(entry)
+        advance(1)
+    if entries and archives:
+        raise InputError(
+            f"{clean(str(root))} holds both class folders and tar files "
+            f"({clean(archives[0])})",
+            "keep the images in one form",
+        )
+    for number, name in enumerate(archives):
+        for entry in _tar_entries(base / name, number, classes, unknown):
+            entries.append(entry)
+            advance(1)
+    if not entries:
+        raise InputError(
+            f"{clean(str(root))} holds no image of the {len(classes):,} classes",
+            "expected CLASS/image.jpg with CLASS as in the class list; formats: "
+            + " ".join(SUFFIXES),
+        )
+    entries.sort()
+    return Found(
+        _pack(base, entries, tuple(archives)),
+        _fingerprint(entries, archives),
+        tuple(sorted(unknown)),
+    )
+
+
+def class_folders(root: Path) -> list[str]:
+    """The names of a folder's class folders (or ``CLASS.tar`` files), sorted.
+
+    Raises:
+        InputError: no folder, or nothing in it.
+    """
+    if not root.is_dir():
+        raise InputError(f"{clean(str(root))} is no folder of class folders")
+    names = sorted(
+        path.name.removesuffix(".tar")
+        for path in root.iterdir()
+        if path.is_dir() or path.suffix == ".tar"
+    )
+    names = [name for name in names if not name.startswith(".")]
+    if not names:
+        raise InputError(f"{clean(str(root))} holds no class folder")
+    return names
+
+
+def _folder_entries(
+    root: Path, classes: Mapping[str, int], unknown: set[str]
+) -> Iterator[Entry]:
+    with os.scandir(root) as listing:
+        folders = [item for item in listing if item.is_dir()]
+    for folder in folders:
+        if folder.name.startswith("."):
+            continue
+        if folder.name not in classes:
+            unknown.add(folder.name)
+            continue
+        label = classes[folder.name]
+        for path, size in _files_below(folder.path, folder.name):
+            yield Entry(label, path, 0, 0, size)
+
+
+def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Walk one class folder; links to folders are not followed (they may loop)."""
+    with os.scandir(folder) as listing:
+        for item in listing:
+            name = f"{prefix}/{item.name}"
+            if item.is_dir(follow_symlinks=False):
+                yield from _files_below(item.path, name)
+            elif item.name.lower().endswith(SUFFIXES):
+                try:
+                    yield name, item.stat().st_size
+                except OSError:
+                    # A dangling link: listed, so that reading it names the file.
+                    yield name, 0
+
+
+def _tar_entries(
+    path: Path, number: int, classes: Mapping[str, int], unknown: set[str]
+) -> Iterator[Entry]:
+    own = classes.get(path.name.removesuffix(".tar"))
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.isfile() or not member.name.lower().endswith(SUFFIXES):
+                    continue
+                label = own if own is not None else _label_of(member.name, classes)
+                if label is None:
+                    unknown.add(member.name.rpartition("/")[0])
+                else:
+                    yield Entry(
+                        label, member.name, number, member.offset_data, member.size
+                    )
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(
+            f"cannot read {clean(str(path))} as a tar file: {error}",
+            "compressed archives allow no random access: unpack it with gunzip first",
+        ) from error
+
+
+def _label_of(member: str, classes: Mapping[str, int]) -> int | None:
+    folders = member.split("/")[:-1]
+    return next((classes[name] for name in folders if name in classes), None)
+
+
+def _pack(root: Path, entries: list[Entry], archives: tuple[str, ...]) -> ImageIndex:
+    encoded = [entry.path.encode("utf-8", "surrogateescape") for entry in entries]
+    in_tar = entries if archives else []
+    return ImageIndex(
+        root=root,
+        path_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        path_end=np.cumsum([len(path) for path in encoded], dtype=np.int64),
+        label=np.array([entry.label for entry in entries], dtype=np.int32),
+        archives=archives,
+        archive=np.array([entry.archive for entry in in_tar], dtype=np.int16),
+        offset=np.array([entry.offset for entry in in_tar], dtype=np.int64),
+        size=np.array([entry.size for entry in in_tar], dtype=np.uint32),
+    )
+
+
+def _fingerprint(entries: list[Entry], archives: list[str]) -> str:
+    sha = hashlib.sha256("\n".join(archives).encode("utf-8", "surrogateescape"))
+    for entry in entries:
+        line = f"{entry.path}\0{entry.archive}\0{entry.offset}\0{entry.size}\n"
+        sha.update(line.encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()

@@ -1,0 +1,98 @@
+"""Read one image file, or say why it cannot be read.
+
+What is accepted: JPEG, PNG, WEBP, BMP and GIF (its first frame) of at most 64
+megapixels, turned upright by its EXIF mark and converted to RGB. Everything is decoded
+here, in one try: Pillow opens lazily, and a truncated file only fails when its
+pixels are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deepme.artifacts.split import ImageIndex
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+MAX_PIXELS = 64 * 2**20
+MAX_BYTES = 256 * 2**20
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; the message is the reason."""
+
+
+def read_bytes(images: ImageIndex, row: int) -> bytes:
+    """Read an image's encoded bytes, from its own file or from inside a tar file.
+
+    Raises:
+        UnreadableImage: the file is gone, unreadable or cut short.
+    """
+    try:
+        if images.archives:
+            path = images.root / images.archives[images.archive[row]]
+            return _read_part(path, int(images.offset[row]), int(images.size[row]))
+        path = images.root / images.path(row)
+        # A pipe or device of this name would block for ever.
+        if not path.is_file():
+            raise UnreadableImage("no such file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UnreadableImage(f"{size:,} bytes, more than {MAX_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+
+
+def _read_part(path: Path, offset: int, size: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        raw = os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
+    if len(raw) != size:
+        raise UnreadableImage(f"{path.name} ends before this member does")
+    return raw
+
+
+def decode(raw: bytes) -> Image.Image:
+    """Decode an image fully.
+
+    Args:
+        raw: the encoded file.
+
+    Returns:
+        An upright RGB image.
+
+    Raises:
+        UnreadableImage: empty, of another format, broken or too large.
+    """
+    if not raw:
+        raise UnreadableImage("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UnreadableImage(f"{width}×{height} pixels, more than 64 M")
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not a JPEG, PNG, WEBP, BMP or GIF file") from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        struct.error,
+        EOFError,
+        IndexError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise UnreadableImage(f"{type(error).__name__}: {error}") from error

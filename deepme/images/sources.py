@@ -1,0 +1,87 @@
+"""Where a class list comes from: a file, a folder, timm's tables, or WordNet itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+from deepme.errors import InputError, UsageError
+from deepme.images.index import class_folders
+from deepme.text import clean, listing
+
+# timm's own tables; importing timm would import torch, which takes seconds.
+_TABLES = {
+    "imagenet1k": "imagenet_synsets.txt",
+    "imagenet12k": "imagenet12k_synsets.txt",
+    "imagenet22k": "imagenet22k_synsets.txt",
+}
+ALL_NOUNS = "wordnet"
+
+
+def read_classes(source: str) -> list[str]:
+    """Read a class list.
+
+    Args:
+        source: a text file with one class a line (blank lines and ``#`` comments are
+            left out), a folder of class folders, or imagenet1k, imagenet12k,
+            imagenet22k.
+
+    Returns:
+        Class ids, in the order of the file; folders sorted.
+
+    Raises:
+        UsageError: no such file, folder or list.
+        InputError: unreadable, empty, or a class named twice.
+    """
+    if source in _TABLES:
+        classes = _lines(_timm_table(_TABLES[source]))
+    elif Path(source).is_dir():
+        classes = class_folders(Path(source))
+    elif Path(source).exists():
+        classes = _lines(Path(source))
+    else:
+        raise UsageError(
+            f"--classes is {clean(source)}, expected a text file of wnids, a folder of "
+            f"class folders, {', '.join(_TABLES)} or {ALL_NOUNS}"
+        )
+    require_distinct(classes, source)
+    return classes
+
+
+def require_distinct(classes: list[str], source: str) -> None:
+    """Refuse a class list that is too short or names a class twice.
+
+    Raises:
+        InputError: names the class.
+    """
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{clean(source)} names {len(twice):,} classes more than once: "
+            f"{listing(twice)}",
+            "name each class once",
+        )
+    if len(classes) < 2:
+        raise InputError(
+            f"{clean(source)} names {len(classes)} classes, expected at least 2"
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the class list {clean(str(path))}: {error}",
+            "expected a text file with one wnid a line",
+        ) from error
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def _timm_table(name: str) -> Path:
+    spec = find_spec("timm")
+    assert spec is not None, "timm is a dependency"
+    assert spec.submodule_search_locations is not None, "timm is a package"
+    return Path(spec.submodule_search_locations[0]) / "data" / "_info" / name

@@ -1,0 +1,62 @@
+"""Deal each class's images into train, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepme.artifacts.split import ImageIndex
+
+
+def assign_subsets(
+    images: ImageIndex, *, val: float, test: float, seed: int
+) -> NDArray[np.uint8]:
+    """Split every class on its own, by a keyed hash of each image's path.
+
+    The hash orders a class's images: the first go to test, the next to validation.
+    So the result depends on seed and names only, not on the machine, the order of the
+    file system or numpy's version, and one more image moves at most a few others.
+    A class with 3 images and more has at least one in each subset whose share is not
+    0; one with 2 has one for training and one for testing.
+
+    Args:
+        images: all images.
+        val: share for validation, in [0, 0.9].
+        test: share for testing, in [0, 0.9].
+        seed: the key.
+
+    Returns:
+        (M,) uint8: 0 train, 1 val, 2 test.
+    """
+    key = seed.to_bytes(8, "little")
+    hashes = np.array(
+        [_hash(images.path(row), key) for row in range(len(images))], dtype=np.uint64
+    )
+    order = np.lexsort((hashes, images.label))
+    counts = np.bincount(images.label)
+    starts = np.cumsum(counts) - counts
+    rank = np.empty(len(images), dtype=np.int64)
+    rank[order] = np.arange(len(images)) - starts[images.label[order]]
+    num_test, num_val = _sizes(counts, val=val, test=test)
+    first_train = (num_test + num_val)[images.label]
+    in_test = rank < num_test[images.label]
+    subset = np.where(in_test, 2, np.where(rank < first_train, 1, 0))
+    return subset.astype(np.uint8)
+
+
+def _sizes(
+    counts: NDArray[np.int64], *, val: float, test: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Test and validation images per class, at least one left for training."""
+    num_test = np.maximum(np.rint(counts * test), (counts >= 2) & (test > 0))
+    num_test = np.minimum(num_test, np.maximum(counts - 1, 0)).astype(np.int64)
+    num_val = np.maximum(np.rint(counts * val), (counts >= 3) & (val > 0))
+    num_val = np.minimum(num_val, np.maximum(counts - num_test - 1, 0))
+    return num_test, num_val.astype(np.int64)
+
+
+def _hash(path: str, key: bytes) -> int:
+    raw = path.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8, key=key).digest())

@@ -1,0 +1,219 @@
+"""Load trained experts, and ask each once for its outputs on a subset's images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from deepme.artifacts.expert import Expert
+from deepme.artifacts.groups import Groups
+from deepme.artifacts.outputs import (
+    KIND,
+    SCHEMA,
+    Batch,
+    Outputs,
+    load_outputs,
+    save_outputs,
+)
+from deepme.artifacts.split import Split
+from deepme.config import GateSettings, MachineSettings
+from deepme.devices import Compute
+from deepme.errors import ArtifactError
+from deepme.images.loading import ImageDataset, evaluation_batches
+from deepme.images.unreadable import UnreadableImages
+from deepme.networks import FeatureGate, Network, create_network
+from deepme.progress import note, progress
+from deepme.storage.header import Header
+from deepme.storage.tensors import read_tensors
+from deepme.text import clean
+from deepme.workspace import Workspace
+
+WEIGHTS_KIND, WEIGHTS_SCHEMA = "weights", 1
+BATCH_SIZE = 256
+
+
+def load_network(expert: Expert) -> Network:
+    """Rebuild a trained network, of an expert or of a gate on images.
+
+    Raises:
+        ArtifactError: its weights are not the ones its training.json names.
+    """
+    training = expert.training
+    network = create_network(
+        training.backbone,
+        len(training.outputs),
+        weights="none",
+        image_size=training.image_size,
+    )
+    network.load_state_dict(load_weights(expert, expert.weights, network.state_dict()))
+    return network.eval()
+
+
+def build_gate(
+    settings: GateSettings,
+    workspace: Workspace,
+    groups: Groups,
+    image_size: int,
+    weights: str,
+) -> nn.Module:
+    """Build the gate's network, on images or on the experts' features.
+
+    Args:
+        settings: which of the two, and the backbone.
+        workspace: with the experts, whose widths a gate on features needs.
+        groups: the grouping.
+        image_size: pixels a side.
+        weights: of the backbone: hub, none, or a local file.
+    """
+    if settings.input == "images":
+        return create_network(
+            settings.backbone,
+            groups.num_groups,
+            weights=weights,
+            image_size=image_size,
+        )
+    experts = [workspace.expert(number + 1) for number in range(groups.num_groups)]
+    width = sum(expert.training.num_features for expert in experts)
+    return FeatureGate(width, groups.num_groups)
+
+
+def load_weights(
+    expert: Expert, path: Path, wanted: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Read the weights that belong to a training.json, checked against a network.
+
+    Raises:
+        ArtifactError: other weights than named, or of other shapes.
+    """
+    _, state, sha256 = read_tensors(path, WEIGHTS_KIND, WEIGHTS_SCHEMA)
+    shapes = {name: value.shape for name, value in state.items()}
+    if sha256 not in expert.origin.header.made_from.values() or shapes != {
+        name: value.shape for name, value in wanted.items()
+    }:
+        raise ArtifactError(
+            f"{clean(str(path))} does not belong to its {expert.origin.path.name}",
+            "rerun the command that trains it",
+        )
+    return state
+
+
+def outputs_of_experts(
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    subset: str,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+    with_features: bool,
+) -> list[Outputs]:
+    """Load every expert's outputs on a subset; compute those missing or stale.
+
+    Args:
+        workspace: where the experts are.
+        groups: the grouping.
+        split: the images.
+        subset: train, val or test.
+        compute: the device.
+        machine: workers, and the policy for unreadable images.
+        with_features: whether the features are needed too.
+
+    Returns:
+        One entry an expert, in the order of the groups.
+
+    Raises:
+        ArtifactError: an expert is missing or stale.
+        InputError: an unreadable image, by the policy.
+    """
+    experts = [workspace.expert(number + 1) for number in range(groups.num_groups)]
+    rows = split.rows(subset)
+    found = []
+    for expert in experts:
+        number = expert.training.group
+        path = workspace.outputs_path(subset, number)
+        header = Header(
+            kind=KIND,
+            schema_version=SCHEMA,
+            settings={"subset": subset, "features": with_features},
+            classes=groups.origin.header.classes,
+            made_from=workspace.made_from(expert.origin, split.origin),
+        )
+        if not _usable(workspace, path, header):
+            _compute_outputs(expert, split, rows, path, header, compute, machine)
+        found.append(load_outputs(path, len(rows), len(expert.training.outputs)))
+    return found
+
+
+def _usable(workspace: Workspace, path: Path, header: Header) -> bool:
+    """Whether the file is there; one with features serves where none are needed."""
+    richer = replace(header, settings=header.settings | {"features": True})
+    return workspace.is_current(path, header) or workspace.is_current(path, richer)
+
+
+def _compute_outputs(
+    expert: Expert,
+    split: Split,
+    rows: NDArray[np.int64],
+    path: Path,
+    header: Header,
+    compute: Compute,
+    machine: MachineSettings,
+) -> None:
+    training = expert.training
+    unreadable = UnreadableImages(
+        split.images, len(rows), machine.on_bad == "skip", machine.max_bad
+    )
+    dataset = ImageDataset(
+        split.images, size=training.image_size, augment=False, seed=0
+    )
+    network = load_network(expert).to(compute.device)
+    with_features = bool(header.settings["features"])
+    label = f"expert {training.group}: outputs on {header.settings['subset']} images"
+    with progress(label, len(rows), "images") as advance:
+        save_outputs(
+            path,
+            header,
+            _forward(network, dataset, rows, unreadable, compute, machine.workers),
+            shape=(len(rows), len(training.outputs)),
+            num_features=training.num_features if with_features else None,
+            advance=advance,
+        )
+    if unreadable.reasons:
+        note(f"{label}: {len(unreadable.reasons):,} unreadable images left out")
+
+
+def _forward(
+    network: Network,
+    dataset: ImageDataset,
+    rows: NDArray[np.int64],
+    unreadable: UnreadableImages,
+    compute: Compute,
+    workers: int,
+) -> Iterator[Batch]:
+    start = 0
+    for batch in evaluation_batches(dataset, rows, BATCH_SIZE, workers):
+        unreadable.record(batch.unreadable)
+        stop = start + len(batch.rows) + len(batch.unreadable)
+        with torch.inference_mode(), compute.autocast():
+            logits, features = network(batch.inputs.to(compute.device))
+        readable = np.isin(rows[start:stop], batch.rows.numpy())
+        yield (
+            slice(start, stop),
+            _at(readable, logits),
+            _at(readable, features),
+            readable,
+        )
+        start = stop
+
+
+def _at(readable: NDArray[np.bool_], values: torch.Tensor) -> NDArray[np.float32]:
+    """Spread the rows of readable images; the others are zero."""
+    spread = np.zeros((len(readable), values.shape[1]), dtype=np.float32)
+    spread[readable] = values.float().cpu().numpy()
+    return spread

@@ -1,0 +1,242 @@
+"""The networks: a timm trunk with a linear head, and a gate on experts' features.
+
+The only module that imports timm. Letters: B images, C outputs, d features, S pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import register_model
+from torch import Tensor, nn
+
+from deepme.errors import EnvironmentFault, InputError, UsageError
+from deepme.text import clean, listing
+
+
+class Network(nn.Module):
+    """A trunk and a linear head; takes pixels as bytes.
+
+    Args:
+        trunk: a timm model without classifier, giving (B, d) features.
+        num_outputs: C.
+        mean: of each channel, in [0, 1], subtracted from the pixels.
+        std: of each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        num_outputs: int,
+        *,
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    ) -> None:
+        """Draw the head's first weights after Glorot, as the paper does."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(int(trunk.head_hidden_size), num_outputs)  # type: ignore[arg-type]
+        nn.init.xavier_normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(shape), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, 3, S, S) uint8 to logits (B, C) and features (B, d)."""
+        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        features = self.trunk(pixels)
+        return self.head(features), features
+
+
+class FeatureGate(nn.Module):
+    """A gate on the experts' concatenated features.
+
+    Args:
+        num_features: summed width of all experts' features.
+        num_outputs: T.
+        width: of the hidden layer.
+    """
+
+    def __init__(self, num_features: int, num_outputs: int, width: int = 256) -> None:
+        """Normalise first: experts' features differ in scale."""
+        super().__init__()
+        self.normalize = nn.LayerNorm(num_features)
+        self.hidden = nn.Linear(num_features, width)
+        self.head = nn.Linear(width, num_outputs)
+        for layer in (self.hidden, self.head):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, Σd) features to logits (B, T) and the hidden layer (B, width)."""
+        hidden = torch.relu(self.hidden(self.normalize(features)))
+        return self.head(hidden), hidden
+
+
+def create_network(
+    backbone: str, num_outputs: int, *, weights: str, image_size: int
+) -> Network:
+    """Build a network; the head is always new.
+
+    Args:
+        backbone: a timm model's name.
+        num_outputs: C.
+        weights: hub, none, or a local file with the trunk's weights.
+        image_size: S; only networks of fixed input size need it.
+
+    Raises:
+        UsageError: no such timm model, or one that does not fit the image size.
+        EnvironmentFault: the hub could not be reached.
+        InputError: the local file does not fit the network.
+    """
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
+        raise UsageError(
+            f"--backbone is {clean(backbone)}, expected a timm model",
+            f"did you mean {listing(near)}?" if near else "see timm.list_models()",
+        )
+    trunk = _create_trunk(backbone, weights == "hub", image_size)
+    if weights not in ("hub", "none"):
+        _load_trunk(trunk, Path(weights))
+    config = getattr(trunk, "pretrained_cfg", None) or {}
+    statistics = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
+    return Network(trunk, num_outputs, **statistics)
+
+
+def _create_trunk(backbone: str, pretrained: bool, image_size: int) -> nn.Module:
+    config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    fixed = bool(config and config.fixed_input_size)
+    options: dict[str, Any] = {"img_size": image_size} if fixed else {}
+    try:
+        return timm.create_model(
+            backbone, pretrained=pretrained, num_classes=0, **options
+        )
+    except (AssertionError, ValueError) as error:
+        raise UsageError(
+            f"{clean(backbone)} cannot be built for --image-size {image_size}: {error}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        first_line = str(error).splitlines()[0]
+        raise EnvironmentFault(
+            f"cannot get the pre-trained weights of {clean(backbone)}: "
+            f"{clean(first_line)}",
+            "give a local file with --weights FILE, or --weights none",
+        ) from error
+
+
+def _load_trunk(trunk: nn.Module, path: Path) -> None:
+    """Load a trunk's weights; a classifier in the file is left out.
+
+    Takes timm's own files and the weights of a deepme expert or gate.
+    """
+    state = _read_state(path)
+    if any(name.startswith("trunk.") for name in state):
+        state = {
+            name.removeprefix("trunk."): value
+            for name, value in state.items()
+            if name.startswith("trunk.")
+        }
+    wanted = trunk.state_dict()
+    missing = [name for name in wanted if name not in state]
+    wrong = [
+        name
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if missing or wrong:
+        raise InputError(
+            f"{clean(str(path))} does not fit the backbone: "
+            f"{len(missing)} tensors are missing and {len(wrong)} have another shape "
+            f"({listing([*missing, *wrong], 3)})",
+            "name the backbone the file was made for with --backbone",
+        )
+    trunk.load_state_dict({name: state[name] for name in wanted})
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load ends broken files in pickle, zip, EOF and runtime errors alike.
+        if not isinstance(error, SafetensorError | OSError) and path.is_file():
+            reason = f"{type(error).__name__}, no plain weights file"
+        else:
+            reason = str(error)
+        raise InputError(
+            f"cannot read --weights {clean(str(path))}: {clean(reason)}",
+            "expected hub, none, or a .safetensors or .pth file",
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise InputError(f"--weights {clean(str(path))} holds no plain dict of tensors")
+    return state
+
+
+class SmallVGG(nn.Module):
+    """A VGG for tries on a CPU: blocks of 3×3 convolutions and poolings.
+
+    1.2 million weights and about 40 million multiplications for 32 px. Batch
+    normalisation lets it train from scratch; the mean over places makes it fit any
+    image size.
+
+    Args:
+        widths: channels of each block of convolutions.
+        num_classes: 0 for features only.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[tuple[int, ...], ...] = ((32,), (64,), (128, 128), (256, 256)),
+        num_classes: int = 0,
+    ) -> None:
+        """Build the blocks; each ends by halving the image."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for block in widths:
+            for width in block:
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.blocks = nn.Sequential(*layers)
+        self.num_features = self.head_hidden_size = channels
+        self.head = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, S, S) to (B, 256) features, or logits with a classifier."""
+        return self.head(self.blocks(images).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@register_model
+def vgg_small(pretrained: bool = False, **options: Any) -> SmallVGG:
+    """Create the small VGG; timm calls this for ``vgg_small``.
+
+    Raises:
+        RuntimeError: pre-trained weights were asked for; there are none.
+    """
+    if pretrained:
+        raise RuntimeError("vgg_small has no pre-trained weights")
+    known = {key: options[key] for key in ("num_classes",) if key in options}
+    return SmallVGG(**known)

@@ -1,0 +1,147 @@
+"""From settings to command-line options, so that each is written down once.
+
+A command declares a parameter of a settings class; `takes_settings` replaces it by
+one option a field, plus ``--config``, and hands the command the finished object.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deepme.config import load_toml
+from deepme.errors import UsageError
+from deepme.settings import Settings, allowed_range, option_name, resolve
+from deepme.text import clean
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="settings from a TOML file"),
+]
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its settings parameters.
+
+    Options win over the file of ``--config``, and that over the defaults. A setting
+    that several of the classes share (the seed) is one option, told as in the first.
+
+    Args:
+        command: with at least one keyword-only parameter annotated with a subclass of
+            `Settings`.
+
+    Returns:
+        A function whose signature Typer turns into options.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    classes = {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type) and issubclass(hint, Settings)
+    }
+    plain = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in classes
+    ]
+    generated = {
+        item.name: _parameter(item, typing.get_type_hints(cls)[item.name])
+        for cls in reversed(classes.values())
+        for item in fields(cls)
+    }
+    config = _keyword("config", Config, None)
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        given = {name: _parsed(name, values.pop(name)) for name in generated}
+        tables = load_toml(values.pop("config"))
+        for name, cls in classes.items():
+            own = {item.name: given[item.name] for item in fields(cls)}
+            values[name] = resolve(cls, tables, **own)
+        command(**values)
+
+    parameters = [*plain, *generated.values(), config]
+    signature = inspect.Signature(parameters)
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
+    """One field as an optional option; None stands for not given."""
+    kind = str if typing.get_origin(hint) is tuple else _plain(hint)
+    default = _shown(item.default)
+    facts = [f"default: {default}" if default else "", allowed_range(item)]
+    told = "; ".join(fact for fact in facts if fact)
+    option = typer.Option(
+        f"--{option_name(item)}",
+        help=f"{item.metadata['help']}{f'  [{told}]' if told else ''}",
+        show_default=False,
+        metavar={int: "N", float: "X", str: "TEXT"}[kind],
+    )
+    return _keyword(item.name, Annotated[kind | None, option], None)
+
+
+def _plain(hint: Any) -> type:
+    """The type of a value that may be None."""
+    kinds = [
+        kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)
+    ]
+    return kinds[0]  # type: ignore[no-any-return]
+
+
+def _shown(default: Any) -> str:
+    assert default is not MISSING, "every setting has a default"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return "" if default is None else str(default)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Lists come as ``1,3,5``."""
+    if name == "topk" and value is not None:
+        return parse_numbers("--topk", value)
+    if name == "fusion" and value is not None:
+        return tuple(part.strip() for part in value.split(","))
+    return value
+
+
+def parse_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Read ``1-5,9`` as 1, 2, 3, 4, 5, 9.
+
+    Args:
+        option: the option's name, for the message.
+        text: what the user wrote.
+
+    Returns:
+        The numbers in the order given, each once.
+
+    Raises:
+        UsageError: not numbers and ranges.
+    """
+    numbers: dict[int, None] = {}
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            span = range(int(first), int(last if dash else first) + 1)
+            if not span or len(span) > 100_000:
+                raise ValueError(part)
+            numbers |= dict.fromkeys(span)
+    except ValueError:
+        raise UsageError(
+            f"{option} is {clean(text)}, expected numbers and ranges as in 1-5,9"
+        ) from None
+    return tuple(numbers)

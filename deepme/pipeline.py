@@ -1,0 +1,99 @@
+"""All stages one after the other; each leaves alone what is up to date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepme.artifacts.evaluation import EvaluationContent
+from deepme.artifacts.groups import GroupsContent
+from deepme.config import (
+    ClusterSettings,
+    EvaluateSettings,
+    ExpertSettings,
+    GateSettings,
+    MachineSettings,
+    SimilaritySettings,
+    SplitSettings,
+)
+from deepme.progress import note, warn
+from deepme.steps import (
+    cluster,
+    evaluate,
+    plot_accuracy,
+    similarity,
+    split,
+    train_expert,
+    train_gate,
+)
+from deepme.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings of every stage."""
+
+    similarity: SimilaritySettings
+    cluster: ClusterSettings
+    split: SplitSettings
+    expert: ExpertSettings
+    gate: GateSettings
+    evaluate: EvaluateSettings
+    machine: MachineSettings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        groups: the grouping.
+        results: one entry a fusion.
+        figures: the files drawn.
+    """
+
+    groups: GroupsContent
+    results: list[EvaluationContent]
+    figures: list[Path]
+
+
+def run_all(
+    recipe: Recipe, workspace: Workspace, *, data: Path, classes: str
+) -> Outcome:
+    """Run the seven stages on a user's images.
+
+    Args:
+        recipe: the settings.
+        workspace: where artifacts are and go.
+        data: the images, as for split.
+        classes: a class list, as for similarity; empty for the image folder's own.
+
+    Returns:
+        Groups, results and figures.
+
+    Raises:
+        DeepmeError: whatever a stage raises; what is finished stays.
+    """
+    _announce(1, "similarity")
+    source = classes or str(data)
+    similarity.run(recipe.similarity, workspace, classes=source, matrix="")
+    _announce(2, "cluster")
+    groups = cluster.run(recipe.cluster, workspace)
+    for concern in cluster.concerns(recipe.cluster, groups):
+        warn(concern)
+    _announce(3, "split")
+    split.run(recipe.split, recipe.machine, workspace, data=data, scan=False)
+    _announce(4, "train-expert")
+    for group in groups.groups:
+        train_expert.run(recipe.expert, recipe.machine, workspace, group.number)
+    _announce(5, "train-gate")
+    train_gate.run(recipe.gate, recipe.machine, workspace)
+    _announce(6, "evaluate")
+    results = evaluate.run(recipe.evaluate, recipe.machine, workspace)
+    _announce(7, "plot-accuracy")
+    figures = plot_accuracy.run(workspace, k=min(recipe.evaluate.topk))
+    return Outcome(groups, results, figures)
+
+
+def _announce(number: int, stage: str) -> None:
+    note(f"[{number}/7] {stage}")

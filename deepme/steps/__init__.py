@@ -1,0 +1,1 @@
+"""One module a command: settings and a workspace in, an artifact out."""

@@ -1,0 +1,196 @@
+"""train-gate: learn how to weigh the experts' votes (method section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from deepme.artifacts.expert import SCHEMA, Training
+from deepme.artifacts.groups import Groups
+from deepme.artifacts.split import Split
+from deepme.config import GateSettings, MachineSettings
+from deepme.core.mixture import Members
+from deepme.devices import Compute, choose_compute
+from deepme.errors import InputError
+from deepme.images.loading import ImageDataset
+from deepme.images.unreadable import UnreadableImages
+from deepme.inference import build_gate, outputs_of_experts
+from deepme.progress import note
+from deepme.storage.header import Header
+from deepme.training.gate import GateImages, GateTask
+from deepme.training.loop import fit
+from deepme.training.record import identifying_settings, save_result, versions
+from deepme.training.run import Run, Stage
+from deepme.workspace import Workspace
+
+
+def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) -> Path:
+    """Train the gate on the frozen experts' cached outputs.
+
+    Args:
+        settings: input, loss and schedule.
+        machine: device, workers and the policy for unreadable images.
+        workspace: with all experts trained.
+
+    Returns:
+        The path of the gate's training.json.
+
+    Raises:
+        ArtifactError: an expert is missing or stale.
+        TrainingError: the loss is not finite.
+        Interrupted: stopped by a signal, with a checkpoint.
+    """
+    groups = workspace.groups()
+    split = workspace.split(groups)
+    compute = choose_compute(machine.device, settings.precision)
+    first = workspace.expert(1).training
+    if settings.backbone == "same":
+        settings = replace(settings, backbone=first.backbone)
+    path = workspace.gate_path
+    with workspace.lock():
+        train, val = (
+            _images(settings, machine, workspace, groups, split, subset, compute)
+            for subset in ("train", "val")
+        )
+        origins = [output.origin for part in (train, val) for output in part.outputs]
+        identity = Header(
+            kind="gate",
+            schema_version=SCHEMA,
+            settings=identifying_settings(settings),
+            classes=groups.origin.header.classes,
+            made_from=workspace.made_from(*origins),
+        )
+        checkpoint = path.with_name("checkpoint.safetensors")
+        if workspace.is_current(path, identity):
+            checkpoint.unlink(missing_ok=True)
+            note(f"the gate is up to date: {path}")
+            return path
+        torch.manual_seed(settings.seed)
+        task = _task(
+            settings,
+            machine,
+            compute,
+            groups=groups,
+            split=split,
+            train=train,
+            val=val,
+            network=build_gate(
+                settings, workspace, groups, first.image_size, settings.weights
+            ),
+            image_size=first.image_size,
+        )
+        training = _run_of(settings, machine, task, checkpoint, identity)
+        fit(training)
+        _save(workspace, path, groups, task, training, first.image_size)
+        checkpoint.unlink(missing_ok=True)
+    return path
+
+
+def _images(
+    settings: GateSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    subset: str,
+    compute: Compute,
+) -> GateImages:
+    outputs = outputs_of_experts(
+        workspace,
+        groups,
+        split,
+        subset,
+        compute=compute,
+        machine=machine,
+        with_features=settings.input == "features",
+    )
+    return GateImages.of(split.images, split.rows(subset), outputs)
+
+
+def _task(
+    settings: GateSettings,
+    machine: MachineSettings,
+    compute: Compute,
+    *,
+    groups: Groups,
+    split: Split,
+    train: GateImages,
+    val: GateImages,
+    network: nn.Module,
+    image_size: int,
+) -> GateTask:
+    if not train.readable.any():
+        raise InputError("no readable training image is left for the gate")
+    skip = machine.on_bad == "skip"
+    num_images = len(train.rows) + len(val.rows)
+    return GateTask(
+        settings,
+        network,
+        compute,
+        train=train,
+        val=val,
+        dataset=ImageDataset(
+            split.images,
+            size=image_size,
+            augment=settings.augment == "crop",
+            seed=settings.seed,
+        ),
+        members=Members.of(
+            [members.tolist() for members in groups.members],
+            num_classes=groups.num_classes,
+            device=compute.device,
+        ),
+        unreadable=UnreadableImages(split.images, num_images, skip, machine.max_bad),
+        workers=machine.workers,
+    )
+
+
+def _run_of(
+    settings: GateSettings,
+    machine: MachineSettings,
+    task: GateTask,
+    checkpoint: Path,
+    identity: Header,
+) -> Run:
+    stage = Stage(
+        name="gate", epochs=settings.epochs, lr=settings.lr, lr_end=settings.lr_end
+    )
+    return Run(
+        label="gate",
+        task=task,
+        stages=(stage,),
+        unreadable=task.unreadable,
+        checkpoint=checkpoint,
+        identity=identity,
+        device=task.compute.device,
+        batch_size=settings.batch_size,
+        checkpoint_seconds=60 * machine.checkpoint_minutes,
+    )
+
+
+def _save(
+    workspace: Workspace,
+    path: Path,
+    groups: Groups,
+    task: GateTask,
+    run: Run,
+    image_size: int,
+) -> None:
+    head = task.network.head
+    assert isinstance(head, nn.Linear), "both gates end in a linear layer"
+    training = Training(
+        group=0,
+        outputs=tuple(str(group.number) for group in groups.content.groups),
+        num_features=head.in_features,
+        images=int(np.count_nonzero(task.train.readable)),
+        backbone=task.settings.backbone,
+        image_size=image_size,
+        history=tuple(run.history),
+        skipped=run.unreadable.listed(),
+        versions=versions(),
+    )
+    save_result(workspace, path, run.identity, task.network, training, beside={})

@@ -1,0 +1,123 @@
+"""What people read on stdout: tables for the eye, or JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deepme.text import clean, listing, shorten
+
+if TYPE_CHECKING:
+    from deepme.artifacts.evaluation import EvaluationContent
+    from deepme.artifacts.groups import GroupsContent
+    from deepme.steps.split import SplitReport
+
+_PIPE_WIDTH = 110
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def print_groups(content: GroupsContent) -> None:
+    """Print a line a group, then what holds for all of them."""
+    names = dict(zip(content.classes, content.names, strict=True))
+    groups_of: dict[str, int] = {}
+    for group in content.groups:
+        for name in group.classes:
+            groups_of[name] = groups_of.get(name, 0) + 1
+    rows = []
+    for group in content.groups:
+        shared = sum(groups_of[name] > 1 for name in group.classes)
+        examples = ", ".join(names[name] for name in _spread(group.classes, 4))
+        row = (group.number, group.name, len(group.classes), shared, examples)
+        rows.append(tuple(map(str, row)))
+    _print_table(("group", "name", "classes", "shared", "examples"), rows, "rlrrl")
+    summary = content.summary
+    print(
+        f"{len(content.classes):,} classes in {len(content.groups)} groups, "
+        f"{summary['overlap']:.3f} groups a class; δ = {content.delta:.4g} covers "
+        f"{summary['coverage']:.1%}, {summary['fallbacks']:,.0f} classes follow their "
+        "largest membership"
+    )
+
+
+def print_split(report: SplitReport) -> None:
+    """Print the sizes of the subsets and what did not fit the class list."""
+    print(
+        f"{report.images:,} images of {report.classes:,} classes: "
+        f"{report.train:,} train, {report.val:,} val, {report.test:,} test; "
+        f"{report.bytes_per_image:.0f} bytes an image held"
+    )
+    if report.empty_classes:
+        named = listing(report.empty_classes)
+        print(f"{len(report.empty_classes):,} classes without images: {named}")
+    if report.unknown_folders:
+        named = listing(report.unknown_folders)
+        print(f"{len(report.unknown_folders):,} folders without a class: {named}")
+    if report.unreadable is not None:
+        print(f"{len(report.unreadable):,} images cannot be read")
+        for path, reason in report.unreadable:
+            print(f"  {clean(path)}: {clean(reason)}")
+
+
+def print_results(results: Sequence[EvaluationContent]) -> None:
+    """Print a line a system, and chance."""
+    ranks = list(results[0].macro)
+    header = (
+        "system",
+        "fusion",
+        *(f"macro top-{k}" for k in ranks),
+        *(f"micro top-{k}" for k in ranks),
+        "right group",
+    )
+    rows = [
+        (
+            result.system,
+            result.fusion,
+            *(f"{result.macro[k]:.1%}" for k in ranks),
+            *(f"{result.micro[k]:.1%}" for k in ranks),
+            f"{result.right_group:.1%}",
+        )
+        for result in results
+    ]
+    chance = [f"{min(1.0, int(k) / results[0].classes):.1%}" for k in ranks]
+    rows.append(("chance", "", *chance, *chance, ""))
+    _print_table(header, rows, "ll" + "r" * (len(header) - 2))
+    first = results[0]
+    skipped = f", {first.unreadable:,} unreadable" if first.unreadable else ""
+    print(
+        f"{first.images:,} test images of {first.classes_tested:,} of "
+        f"{first.classes:,} classes{skipped}"
+    )
+
+
+def _spread(items: Sequence[str], count: int) -> list[str]:
+    """A few items from all over a list, since neighbours are alike."""
+    step = max(1, len(items) // count)
+    return list(items[::step][:count])
+
+
+def _print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], align: str
+) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title, side in zip(header, align, strict=True):
+        table.add_column(
+            title,
+            justify="right" if side == "r" else "left",
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+    for row in rows:
+        table.add_row(*(Text(shorten(cell, 60)) for cell in row))
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(width=width, highlight=False).print(table)

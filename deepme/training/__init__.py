@@ -1,0 +1,1 @@
+"""How experts and gate are trained: one loop, two tasks, checkpoints."""

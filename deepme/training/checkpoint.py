@@ -1,0 +1,107 @@
+"""What is saved between two steps, and taken up again.
+
+Everything is a tensor or JSON: no pickle is written or read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from deepme.artifacts.expert import Epoch
+from deepme.progress import note
+from deepme.storage.header import Header
+from deepme.storage.tensors import read_tensors, write_tensors
+from deepme.training.run import Position, Run
+
+KIND, SCHEMA = "checkpoint", 1
+
+
+def save(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    """Write everything a later process needs to continue.
+
+    Args:
+        run: at a step border.
+        optimizer: of the current stage.
+
+    Raises:
+        EnvironmentFault: the file system refused; the last checkpoint is kept.
+    """
+    tensors = {f"model.{k}": v for k, v in run.task.network.state_dict().items()}
+    tensors |= {f"task.{k}": v for k, v in run.task.state().items()}
+    for number, buffer in optimizer.state_dict()["state"].items():
+        if buffer.get("momentum_buffer") is not None:
+            tensors[f"momentum.{number:05d}"] = buffer["momentum_buffer"]
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if run.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(run.device)
+    progress_so_far = {
+        "position": asdict(run.position),
+        "history": [asdict(epoch) for epoch in run.history],
+        "skipped": [[row, why] for row, why in run.unreadable.reasons.items()],
+    }
+    header = Header(
+        kind=KIND,
+        schema_version=SCHEMA,
+        settings={"run": run.identity.settings, "progress": progress_so_far},
+        classes=run.identity.classes,
+        made_from=run.identity.made_from,
+    )
+    write_tensors(run.checkpoint, header, tensors)
+
+
+def resume(run: Run) -> list[Tensor]:
+    """Take up the checkpoint if it is this run's.
+
+    Args:
+        run: as it would start anew; changed in place.
+
+    Returns:
+        The optimizer's momentum buffers in the order of its parameters, or none.
+
+    Raises:
+        ArtifactError: the checkpoint is corrupt.
+    """
+    if not run.checkpoint.exists():
+        return []
+    header, tensors, _ = read_tensors(run.checkpoint, KIND, SCHEMA)
+    same = (
+        header.settings["run"] == run.identity.settings
+        and header.made_from == run.identity.made_from
+        and header.classes == run.identity.classes
+    )
+    if not same:
+        note(f"{run.label}: starts anew, settings or inputs differ from the checkpoint")
+        return []
+    so_far = header.settings["progress"]
+    run.position = Position(**so_far["position"])
+    run.history = [Epoch(**epoch) for epoch in so_far["history"]]
+    run.unreadable.reasons = {int(row): why for row, why in so_far["skipped"]}
+    run.task.network.load_state_dict(_below("model.", tensors))
+    run.task.load_state(_below("task.", tensors))
+    torch.set_rng_state(tensors["rng.cpu"])
+    if run.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"], run.device)
+    stage = run.stages[run.position.stage] if run.stages else None
+    where = f"{stage.name} epoch {run.position.epoch + 1}" if stage else "the end"
+    note(f"{run.label}: continues in {where} step {run.position.step + 1}")
+    return [value for _, value in sorted(_below("momentum.", tensors).items())]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def set_momenta(optimizer: torch.optim.Optimizer, momenta: list[Tensor]) -> None:
+    """Give an optimizer the momentum buffers that `resume` returned."""
+    if not momenta:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter, momentum in zip(parameters, momenta, strict=True):
+        optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)

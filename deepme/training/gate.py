@@ -1,0 +1,220 @@
+"""The task of training the gate on frozen experts (method section 4)."""
+
+# ruff: noqa: N803, N806
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepme.artifacts.outputs import Outputs
+from deepme.artifacts.split import ImageIndex
+from deepme.config import GateSettings
+from deepme.core.gate_loss import GateLossWeights, gate_objective
+from deepme.core.mixture import Members
+from deepme.devices import Compute
+from deepme.images.loading import (
+    Batch,
+    ImageDataset,
+    epoch_order,
+    evaluation_batches,
+    training_batches,
+)
+from deepme.images.unreadable import UnreadableImages
+from deepme.training.run import Loss, Stage
+
+
+@dataclass(frozen=True)
+class GateImages:
+    """A subset's images and what the frozen experts say of them.
+
+    Attributes:
+        rows: (R,) rows in the split, ascending.
+        labels: (R,) int64, positions in the class list.
+        outputs: of each expert, R rows.
+        readable: (R,) bool; only these are used.
+    """
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    outputs: list[Outputs]
+    readable: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, images: ImageIndex, rows: NDArray[np.int64], outputs: list[Outputs]
+    ) -> GateImages:
+        """Join the outputs of all experts on the rows of a subset."""
+        readable = np.logical_and.reduce([output.readable for output in outputs])
+        return cls(rows, images.label[rows].astype(np.int64), outputs, readable)
+
+    def logits(self, positions: NDArray[np.int64]) -> list[Tensor]:
+        """Each expert's logits (B, C_t) at some positions."""
+        return [torch.from_numpy(output.logits[positions]) for output in self.outputs]
+
+    def features(self, positions: NDArray[np.int64]) -> Tensor:
+        """All experts' features side by side, (B, Σd)."""
+        parts = [output.features[positions] for output in self.outputs]  # type: ignore[index]
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    def feature_batches(self, positions: list[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Features instead of images, in the same form."""
+        for some in positions:
+            yield Batch(
+                inputs=self.features(some),
+                rows=torch.from_numpy(self.rows[some]),
+                labels=torch.from_numpy(self.labels[some]),
+                unreadable={},
+            )
+
+
+class GateTask:
+    """The gate's network, its inputs and Eq. 4.
+
+    Args:
+        settings: loss, schedule and input.
+        network: on images or on features.
+        compute: the device.
+        train: training images with the experts' outputs.
+        val: validation images with the experts' outputs.
+        dataset: the images as the gate sees them; not used with features.
+        members: the classes of the experts, on the device.
+        unreadable: the policy for bad images.
+        workers: processes that decode.
+    """
+
+    def __init__(
+        self,
+        settings: GateSettings,
+        network: nn.Module,
+        compute: Compute,
+        *,
+        train: GateImages,
+        val: GateImages,
+        dataset: ImageDataset,
+        members: Members,
+        unreadable: UnreadableImages,
+        workers: int,
+    ) -> None:
+        """Keep to the images that every expert could read."""
+        self.settings, self.compute, self.workers = settings, compute, workers
+        self.network = network.to(compute.device)
+        self.train, self.val, self.dataset = train, val, dataset
+        self.members, self.unreadable = members, unreadable
+        self.positions = np.flatnonzero(train.readable)
+        self.steps_per_epoch = -(-len(self.positions) // settings.batch_size)
+        self.weights = GateLossWeights(
+            selection=settings.selection,
+            relevance=settings.relevance,
+            consistency=settings.consistency,
+            margin=settings.margin,
+            kappa=settings.kappa,
+            beta=settings.beta,
+        )
+
+    def start(self, stage: Stage) -> list[dict[str, Any]]:
+        """Train all layers in the gate's one stage."""
+        self.network.train()
+        return [
+            {
+                "params": self.network.parameters(),
+                "momentum": self.settings.momentum,
+                "weight_decay": self.settings.weight_decay,
+            }
+        ]
+
+    def batches(self, epochs: range, first_step: int) -> Iterator[Batch]:
+        """Stream training views, or the cached features."""
+        size, seed = self.settings.batch_size, self.settings.seed
+        if self.settings.input == "images":
+            rows = self.train.rows[self.positions]
+            return training_batches(
+                self.dataset,
+                rows,
+                size,
+                epochs=epochs,
+                first_step=first_step,
+                workers=self.workers,
+            )
+        return self._feature_batches(epochs, first_step, size, seed)
+
+    def _feature_batches(
+        self, epochs: range, first_step: int, size: int, seed: int
+    ) -> Iterator[Batch]:
+        for epoch in epochs:
+            order = epoch_order(self.positions, size, seed=seed, epoch=epoch)
+            yield from self.train.feature_batches(order[first_step:])
+            first_step = 0
+
+    def loss(self, batch: Batch) -> Loss:
+        """Compute Eq. 4 with the experts' cached outputs."""
+        labels_B = batch.labels.to(self.compute.device)
+        with self.compute.autocast():
+            gate_logits_BT, _ = self.network(batch.inputs.to(self.compute.device))
+        gate_logits_BT = gate_logits_BT.float()
+        positions = np.searchsorted(self.train.rows, batch.rows.numpy())
+        log_probabilities = [
+            functional.log_softmax(logits_BC.to(self.compute.device), dim=1)
+            for logits_BC in self.train.logits(positions)
+        ]
+        total, parts = gate_objective(
+            gate_logits_BT,
+            log_probabilities=log_probabilities,
+            labels_B=labels_B,
+            members=self.members,
+            weights=self.weights,
+        )
+        return Loss(total, parts, self._right_groups(gate_logits_BT, labels_B))
+
+    def _right_groups(self, gate_logits_BT: Tensor, labels_B: Tensor) -> Tensor:
+        """For how many images the most trusted expert holds the true class."""
+        chosen_B1 = gate_logits_BT.argmax(dim=1, keepdim=True)
+        return self.members.holds(labels_B).gather(1, chosen_B1).sum()
+
+    def end_epoch(self) -> None:
+        """Nothing of the gate changes once an epoch."""
+
+    @torch.inference_mode()
+    def validate(self) -> float | None:
+        """The share of validation images whose most trusted expert is a right one."""
+        positions = np.flatnonzero(self.val.readable)
+        if not len(positions):
+            return None
+        self.network.eval()
+        correct = 0
+        for batch in gate_batches(
+            self.val, positions, self.settings, self.dataset, self.workers
+        ):
+            with self.compute.autocast():
+                logits_BT, _ = self.network(batch.inputs.to(self.compute.device))
+            labels_B = batch.labels.to(self.compute.device)
+            correct += int(self._right_groups(logits_BT, labels_B))
+        return correct / len(positions)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing beside the network."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing beside the network."""
+
+
+def gate_batches(
+    images: GateImages,
+    positions: NDArray[np.int64],
+    settings: GateSettings,
+    dataset: ImageDataset,
+    workers: int,
+) -> Iterator[Batch]:
+    """Stream what the gate sees of some images, in order and without augmentation."""
+    size = settings.batch_size
+    if settings.input == "images":
+        return evaluation_batches(dataset, images.rows[positions], size, workers)
+    starts = range(0, len(positions), size)
+    return images.feature_batches([positions[start : start + size] for start in starts])

@@ -1,0 +1,192 @@
+"""The training loop, used for experts and gate alike, and what makes it resumable.
+
+A task brings the network, the batches and the loss; the loop brings learning rates,
+the order of things, checkpoints and the ways to stop. Order and views of the images
+are functions of seed, epoch and row, so a checkpoint holds (stage, epoch, step), the
+tensors and the random state, and a resumed run continues bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from deepme.artifacts.expert import Epoch
+from deepme.errors import EnvironmentFault, Interrupted, TrainingError
+from deepme.images.loading import Batch
+from deepme.progress import Advance, note, progress
+from deepme.training.checkpoint import resume, save, set_momenta
+from deepme.training.run import Loss, Position, Run, Stage
+
+
+def fit(run: Run) -> list[Epoch]:
+    """Train through all stages, from the checkpoint where there is one.
+
+    Args:
+        run: what to train; its task's network holds the result.
+
+    Returns:
+        The history of all epochs, those before an interruption included.
+
+    Raises:
+        TrainingError: the loss is not finite, or a decoding process is lost.
+        EnvironmentFault: out of memory.
+        InputError: an unreadable image, by the policy.
+        Interrupted: SIGINT or SIGTERM; a checkpoint was written.
+    """
+    momenta = resume(run)
+    per_epoch = run.task.steps_per_epoch
+    total = sum(stage.epochs for stage in run.stages) * per_epoch
+    done = _steps_before(run) + run.position.step
+    with (
+        _stop_signals() as stopped,
+        _explained(run),
+        progress(run.label, total, "steps", done) as advance,
+    ):
+        while run.position.stage < len(run.stages):
+            _train_stage(run, momenta, stopped, advance)
+            momenta = []
+            run.position = Position(stage=run.position.stage + 1)
+    return run.history
+
+
+def _train_stage(
+    run: Run, momenta: list[Tensor], stopped: list[int], advance: Advance
+) -> None:
+    task, stage, position = run.task, run.stages[run.position.stage], run.position
+    optimizer = torch.optim.SGD(task.start(stage), lr=stage.lr)
+    set_momenta(optimizer, momenta)
+    before = sum(earlier.epochs for earlier in run.stages[: position.stage])
+    epochs = range(before + position.epoch, before + stage.epochs)
+    saved = time.monotonic()
+    for batch in task.batches(epochs, position.step):
+        lr = _set_lr(optimizer, stage, position, task.steps_per_epoch)
+        run.unreadable.record(batch.unreadable)
+        if len(batch.rows):
+            loss = _step(run, optimizer, batch)
+            position.add(loss, len(batch.rows))
+        position.step += 1
+        advance(1, f"loss {position.means().get('total', 0.0):.3f}")
+        if position.step == task.steps_per_epoch:
+            position = _end_epoch(run, stage, lr)
+        epoch_ended = position.step == 0
+        if stopped or epoch_ended or time.monotonic() - saved > run.checkpoint_seconds:
+            save(run, optimizer)
+            saved = time.monotonic()
+        if stopped:
+            raise Interrupted(
+                stopped[0], f"{run.label} interrupted; its checkpoint is written"
+            )
+
+
+def _step(run: Run, optimizer: torch.optim.Optimizer, batch: Batch) -> Loss:
+    """One update; nothing that is not finite reaches the weights."""
+    loss = run.task.loss(batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    gradients = [
+        parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not math.isfinite(float(loss.total)) or not math.isfinite(float(norm)):
+        place = run.position
+        raise TrainingError(
+            f"{run.label}: loss {float(loss.total):g} and gradient norm "
+            f"{float(norm):g} in {run.stages[place.stage].name} epoch "
+            f"{place.epoch + 1} step {place.step + 1}, expected finite numbers",
+            "lower the learning rate; the last checkpoint is kept",
+        )
+    optimizer.step()
+    return loss
+
+
+def _end_epoch(run: Run, stage: Stage, lr: float) -> Position:
+    position, task = run.position, run.task
+    task.end_epoch()
+    val_top1 = task.validate()
+    epoch = Epoch(
+        stage=stage.name,
+        epoch=position.epoch + 1,
+        lr=lr,
+        losses=position.means(),
+        train_top1=position.correct / max(1, position.seen),
+        val_top1=val_top1,
+    )
+    run.history.append(epoch)
+    task.start(stage)
+    run.position = Position(stage=position.stage, epoch=position.epoch + 1)
+    val = "" if val_top1 is None else f", val top-1 {val_top1:.1%}"
+    note(
+        f"{run.label}: {stage.name} epoch {epoch.epoch}/{stage.epochs}, "
+        f"loss {epoch.losses.get('total', 0.0):.4f}, "
+        f"train top-1 {epoch.train_top1:.1%}{val}"
+    )
+    return run.position
+
+
+def _set_lr(
+    optimizer: torch.optim.Optimizer, stage: Stage, position: Position, per_epoch: int
+) -> float:
+    step = position.epoch * per_epoch + position.step
+    lr = stage.lr_at(step, stage.epochs * per_epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def _steps_before(run: Run) -> int:
+    position, per_epoch = run.position, run.task.steps_per_epoch
+    epochs = sum(stage.epochs for stage in run.stages[: position.stage])
+    return (epochs + position.epoch) * per_epoch
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM for the next step border; a second one acts at once."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    watched = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in watched}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _explained(run: Run) -> Iterator[None]:
+    """Turn what torch raises for memory and lost workers into our errors."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+            "allocate memory" in text
+        ):
+            raise EnvironmentFault(
+                f"{run.label}: out of memory with --batch-size {run.batch_size} on "
+                f"{run.device}",
+                "use a smaller --batch-size or --image-size",
+            ) from error
+        if "DataLoader worker" in text:
+            raise TrainingError(
+                f"{run.label}: a process that decodes images was lost: {text}",
+                "rerun the command, it continues from the checkpoint; "
+                "if it happens again use fewer --workers",
+            ) from error
+        raise

@@ -1,0 +1,270 @@
+"""The folder in which a user's artifacts live: names, lineage and the writer's lock.
+
+Every artifact's header names the files it was made from, by path within the
+workspace and sha256. A stage loads its inputs through this class, which compares
+them: an artifact whose inputs have changed since is stale, and the error names the
+command that makes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from deepme.artifacts.evaluation import Evaluation, load_evaluation
+from deepme.artifacts.expert import Expert, load_training
+from deepme.artifacts.groups import Groups, load_groups
+from deepme.artifacts.origin import Origin, digest_of, origin_of
+from deepme.artifacts.similarity import Similarity, load_similarity
+from deepme.artifacts.split import Split, load_split
+from deepme.errors import ArtifactError, EnvironmentFault
+from deepme.storage.atomic import atomic_write, cannot_write, sweep
+from deepme.storage.header import Header
+from deepme.text import clean
+
+LOCK_SECONDS = 3.0
+
+_COMMANDS = {
+    "similarity.h5": "deepme similarity",
+    "groups.json": "deepme cluster",
+    "memberships.h5": "deepme cluster",
+    "split.h5": "deepme split",
+    "gate": "deepme train-gate",
+    "evaluation": "deepme evaluate",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths, locks and checked loads below one folder.
+
+    Attributes:
+        root: the folder; made by the first writer.
+    """
+
+    root: Path
+
+    @property
+    def similarity_path(self) -> Path:
+        """similarity.h5."""
+        return self.root / "similarity.h5"
+
+    @property
+    def groups_path(self) -> Path:
+        """groups.json."""
+        return self.root / "groups.json"
+
+    @property
+    def memberships_path(self) -> Path:
+        """memberships.h5."""
+        return self.root / "memberships.h5"
+
+    @property
+    def split_path(self) -> Path:
+        """split.h5."""
+        return self.root / "split.h5"
+
+    @property
+    def gate_path(self) -> Path:
+        """gate/training.json."""
+        return self.root / "gate" / "training.json"
+
+    def expert_path(self, number: int) -> Path:
+        """training.json of a group's expert."""
+        return self.root / "experts" / f"{number:02d}" / "training.json"
+
+    def outputs_path(self, subset: str, number: int) -> Path:
+        """An expert's outputs on a subset."""
+        return self.root / "outputs" / subset / f"{number:02d}.h5"
+
+    def evaluation_path(self, system: str) -> Path:
+        """A system's result."""
+        return self.root / "evaluation" / f"{system}.json"
+
+    def figure_path(self, name: str) -> Path:
+        """A figure."""
+        return self.root / "figures" / name
+
+    def name_of(self, path: Path) -> str:
+        """A file's path within the workspace, as headers record it."""
+        return path.relative_to(self.root).as_posix()
+
+    def command_for(self, path: Path) -> str:
+        """The command that makes a file."""
+        parts = path.relative_to(self.root).parts
+        if parts[0] == "experts":
+            return f"deepme train-expert --group {int(parts[1])}"
+        if parts[0] == "outputs":
+            return "deepme evaluate" if parts[1] == "test" else "deepme train-gate"
+        return _COMMANDS[parts[0]]
+
+    def similarity(self) -> Similarity:
+        """Load similarity.h5."""
+        self._require(self.similarity_path)
+        return load_similarity(self.similarity_path)
+
+    def groups(self) -> Groups:
+        """Load groups.json and check that it is made from this similarity.h5."""
+        self._require(self.groups_path)
+        groups = load_groups(self.groups_path)
+        self._check(groups.origin)
+        return groups
+
+    def split(self, groups: Groups) -> Split:
+        """Load split.h5 and check that it has the classes of the grouping."""
+        self._require(self.split_path)
+        split = load_split(self.split_path)
+        if split.origin.header.classes != groups.origin.header.classes:
+            raise ArtifactError(
+                f"{self._show(self.split_path)} was made for another class list than "
+                "groups.json",
+                "rerun `deepme split`",
+            )
+        return split
+
+    def expert(self, number: int) -> Expert:
+        """Load a group's expert and check what it was made from."""
+        self._require(self.expert_path(number))
+        expert = load_training(self.expert_path(number))
+        self._check(expert.origin)
+        return expert
+
+    def gate(self) -> Expert:
+        """Load the gate's training.json and check what it was made from."""
+        self._require(self.gate_path)
+        gate = load_training(self.gate_path, kind="gate")
+        self._check(gate.origin)
+        return gate
+
+    def evaluations(self) -> list[Evaluation]:
+        """Load every system's result, by name, and check what each was made from."""
+        paths = sorted((self.root / "evaluation").glob("*.json"))
+        if not paths:
+            raise ArtifactError(
+                f"{clean(str(self.root))} holds no evaluation", "run `deepme evaluate`"
+            )
+        results = [load_evaluation(path) for path in paths]
+        for result in results:
+            self._check(result.origin)
+        return results
+
+    def made_from(self, *origins: Origin) -> dict[str, str]:
+        """The lineage of something made from loaded artifacts, back to its roots.
+
+        With all ancestors in it, one level of comparing finds any change upstream.
+        """
+        lineage: dict[str, str] = {}
+        for origin in origins:
+            lineage |= origin.header.made_from
+            lineage[self.name_of(origin.path)] = origin.sha256
+        return lineage
+
+    def is_current(self, path: Path, expected: Header) -> bool:
+        """Whether a file is intact and made by these settings from these inputs.
+
+        Args:
+            path: the artifact.
+            expected: what its header would be if it were made now; may leave out of
+                its lineage what the stage itself writes beside the file.
+        """
+        try:
+            header = origin_of(path).header
+        except ArtifactError:
+            return False
+        same = (
+            header.kind == expected.kind
+            and header.schema_version == expected.schema_version
+            and header.settings == expected.settings
+            and header.classes == expected.classes
+            and expected.made_from.items() <= header.made_from.items()
+        )
+        return same and not self._changed(header.made_from)
+
+    @contextmanager
+    def lock(self, folder: Path | None = None) -> Iterator[None]:
+        """Hold the writer's lock of the workspace, or of one expert's folder.
+
+        Experts have locks of their own, since they are trained side by side. The lock
+        dies with its holder. What killed writers left behind is swept.
+
+        Raises:
+            EnvironmentFault: someone else holds it; the message names the process.
+        """
+        folder = folder or self.root
+        holder = folder / ".deepme.holder"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".deepme.lock", timeout=LOCK_SECONDS)
+            lock.acquire()
+        except Timeout:
+            raise EnvironmentFault(
+                f"{clean(str(folder))} is in use by {_read_holder(holder)}",
+                "wait for it to end, or use another --workspace",
+            ) from None
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        try:
+            for place in self._swept_with(folder):
+                sweep(place)
+            with atomic_write(holder) as file:
+                file.write(json.dumps(_myself()).encode())
+            yield
+        finally:
+            lock.release()
+
+    def _swept_with(self, folder: Path) -> list[Path]:
+        if folder != self.root:
+            return [folder]
+        places = ("", "gate", "evaluation", "figures", "outputs/*")
+        return [found for place in places for found in self.root.glob(place or ".")]
+
+    def _require(self, path: Path) -> None:
+        if not path.exists():
+            raise ArtifactError(
+                f"{self._show(path)} is missing", f"run `{self.command_for(path)}`"
+            )
+
+    def _check(self, origin: Origin) -> None:
+        changed = self._changed(origin.header.made_from)
+        if changed:
+            raise ArtifactError(
+                f"{self._show(origin.path)} is stale: {clean(changed)} has changed "
+                "since it was made",
+                f"rerun `{self.command_for(origin.path)}`",
+            )
+
+    def _changed(self, made_from: dict[str, str]) -> str:
+        """The first recorded input that is no longer what it was, or nothing."""
+        for name, sha256 in made_from.items():
+            try:
+                same = digest_of(self.root / name) == sha256
+            except ArtifactError:
+                same = False
+            if not same:
+                return name
+        return ""
+
+    def _show(self, path: Path) -> str:
+        return clean(str(path))
+
+
+def _myself() -> dict[str, Any]:
+    command = " ".join(["deepme", *sys.argv[1:]])
+    return {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        values = json.loads(path.read_bytes())
+        return clean(f"pid {values['pid']} on {values['host']} ({values['command']})")
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
