@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.groups import GroupsContent
     from deepme.steps.split import SplitReport
 
-_PIPE_WIDTH = 110
+_PIPE_WIDTH = 240
 
 
 def print_json(value: Any) -> None:

@@ -224,8 +224,8 @@ class Workspace:
     def _swept_with(self, folder: Path) -> list[Path]:
         if folder != self.root:
             return [folder]
-        places = ("", "gate", "evaluation", "figures", "outputs/*")
-        return [found for place in places for found in self.root.glob(place or ".")]
+        places = ("gate", "evaluation", "figures", "outputs/*")
+        return [folder, *(found for place in places for found in folder.glob(place))]
 
     def _require(self, path: Path) -> None:
         if not path.exists():

@@ -72,7 +72,7 @@ class TestBuiltin:
         assert load_builtin() is load_builtin()
 
     def test_equals_nltks_reference_pairs(self):
-        rows = list(csv.DictReader(REFERENCE.open(encoding="utf-8")))
+        rows = list(csv.DictReader(REFERENCE.read_text().splitlines()))
         ours = thetas(load_builtin(), [(r["wnid_a"], r["wnid_b"]) for r in rows])
         nltks = np.array([float(row["lch_similarity"]) for row in rows])
         assert len(rows) == 2_000

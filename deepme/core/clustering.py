@@ -87,7 +87,7 @@ class SoftSpectralClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_clusters: int = 8,
         *,
         affinity: Literal["precomputed", "rbf", "nearest_neighbors"] = "rbf",
-        fuzzifier: float = 1.35,
+        fuzzifier: float = 1.3,
         gamma: float = 1.0,
         n_neighbors: int = 10,
         tol: float = 1e-4,

@@ -1,4 +1,4 @@
-# ruff: noqa: N806
+# ruff: noqa: N803, N806
 """Figure 3 of the paper: the accuracy of every class, in ascending order.
 
 Each system is sorted by itself, so a rank is not the same class in two systems.
@@ -7,9 +7,12 @@ Each system is sorted by itself, so a rank is not the same class in two systems.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -17,7 +20,7 @@ from deepme.figures.style import PALETTE, house_style, new_plot
 from deepme.text import shorten
 
 _FEW = 60
-_DASHES = ("-", "--", "-.", ":")
+_DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
 
 @house_style()
@@ -42,20 +45,12 @@ def plot_class_accuracy(
             f"systems have {sorted(sizes)} classes, expected one number above 0"
         )
     num_classes = sizes.pop()
-    few = num_classes <= _FEW
     figure, axes = new_plot(8, 4.8)
     for i, (name, accuracy_N) in enumerate(accuracies.items()):
-        axes.plot(
-            np.arange(1, num_classes + 1),
-            100 * np.sort(accuracy_N),
-            color=PALETTE[i % len(PALETTE)],
-            linestyle=_DASHES[i // len(PALETTE) % len(_DASHES)],
-            linewidth=1.8,
-            drawstyle="steps-mid" if few else "default",
-            marker="o" if few else "",
-            markersize=4,
-            label=f"{np.mean(accuracy_N):.1%}  {shorten(name, 40)}",
-        )
+        label = f"{np.mean(accuracy_N):.1%}  {shorten(name, 40)}"
+        line = _draw_ascending(axes, accuracy_N, label=label)
+        line.set_color(PALETTE[i % len(PALETTE)])
+        line.set_linestyle(_DASHES[i // len(PALETTE) % len(_DASHES)])
     axes.set_title(f"Top-{k} accuracy of each of {num_classes:,} classes")
     axes.set_xlabel("class rank, each system sorted by itself")
     axes.set_ylabel(f"top-{k} accuracy")
@@ -67,3 +62,20 @@ def plot_class_accuracy(
     axes.grid(True)
     axes.legend(title="macro mean", alignment="left")
     return figure
+
+
+def _draw_ascending(
+    axes: Axes, accuracy_N: NDArray[np.floating], *, label: str
+) -> Line2D:
+    """Draw one system: steps with a dot a class where they are few, else a line."""
+    few = len(accuracy_N) <= _FEW
+    (line,) = axes.plot(
+        np.arange(1, len(accuracy_N) + 1),
+        100 * np.sort(accuracy_N),
+        linewidth=1.8,
+        drawstyle="steps-mid" if few else "default",
+        marker="o" if few else "",
+        markersize=4,
+        label=label,
+    )
+    return line

@@ -1,4 +1,4 @@
-# ruff: noqa: N806
+# ruff: noqa: N803, N806
 """The accuracy of every expert on the classes of its own group."""
 
 from __future__ import annotations
@@ -6,18 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from deepme.figures.style import (
-    BAR,
-    BLUE,
-    INK,
-    ORANGE,
-    house_style,
-    new_plot,
-)
+from deepme.figures.style import BAR, BLUE, INK, ORANGE, house_style, new_plot
 from deepme.text import shorten
 
 _NAME_WIDTH = 30
@@ -56,14 +50,30 @@ def plot_expert_accuracy(
     labels = [f"{shorten(names[t], _NAME_WIDTH)}  ({num_classes[t]:,})" for t in order]
     figure, axes = new_plot(8, 1.6 + 0.29 * len(names))
     rows = np.arange(len(names))
-    bars = axes.barh(rows, percent_T, height=0.68)
-    axes.vlines(chance_T, rows - 0.34, rows + 0.34, color=INK, lw=1.5, label="chance")
     mean = percent_T.mean()
+    _draw_bars(axes, percent_T)
+    axes.vlines(chance_T, rows - 0.34, rows + 0.34, color=INK, lw=1.5, label="chance")
     axes.axvline(mean, color=ORANGE, lw=1.5, ls="--", label=f"mean {mean:.1f}%")
-    for row, value in zip(rows, percent_T, strict=True):
-        is_end = len(names) > 1 and row in (0, rows[-1])
-        bars[row].set_color(BLUE if is_end else BAR)
-        word = ("best" if row == 0 else "worst") if is_end else ""
+    axes.set_yticks(rows, labels=labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.set_xlabel(f"top-{k} accuracy within the group; classes in parentheses")
+    axes.grid(True, axis="x")
+    figure.suptitle(f"Top-{k} accuracy of each expert", x=0.01, ha="left")
+    figure.legend(loc="outside lower right", ncols=2)
+    return figure
+
+
+def _draw_bars(axes: Axes, percent_T: NDArray[np.floating]) -> None:
+    """Draw the bars and write their values beside the axes, naming best and worst."""
+    words = ["" for _ in percent_T]
+    if len(words) > 1:
+        words[0], words[-1] = "best", "worst"
+    colours = [BLUE if word else BAR for word in words]
+    axes.barh(range(len(words)), percent_T, height=0.68, color=colours)
+    for row, (value, word) in enumerate(zip(percent_T, words, strict=True)):
         axes.annotate(
             f"{value:.1f}%  {word}",
             (100, row),
@@ -72,13 +82,3 @@ def plot_expert_accuracy(
             va="center",
             fontsize=9,
         )
-    axes.set_yticks(rows, labels=labels)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 100)
-    axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
-    axes.set_xlabel(f"top-{k} accuracy within the group; classes in parentheses")
-    figure.suptitle(f"Top-{k} accuracy of each expert", x=0.01, ha="left")
-    axes.grid(True, axis="x")
-    figure.legend(loc="outside lower right", ncols=2)
-    return figure

@@ -86,10 +86,9 @@ def outer_points(ring: Ring) -> Floats:
     Returns:
         (T, 2) points; a disc at the origin has its rightmost one.
     """
-    lengths = np.hypot(*ring.centres.T)[:, None]
-    outward = np.where(lengths > 0, ring.centres, (1, 0)) / np.where(
-        lengths, lengths, 1
-    )
+    is_middle = ~ring.centres.any(axis=1, keepdims=True)
+    outward = np.where(is_middle, (1.0, 0.0), ring.centres)
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     points: Floats = ring.centres + ring.radii[:, None] * outward
     return points
 

@@ -97,17 +97,18 @@ def _step(run: Run, optimizer: torch.optim.Optimizer, batch: Batch) -> Loss:
         for parameter in group["params"]
         if parameter.grad is not None
     ]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if not math.isfinite(float(loss.total)) or not math.isfinite(float(norm)):
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    value = float(loss.total.detach())
+    if not math.isfinite(value) or not math.isfinite(norm):
         place = run.position
         raise TrainingError(
-            f"{run.label}: loss {float(loss.total):g} and gradient norm "
-            f"{float(norm):g} in {run.stages[place.stage].name} epoch "
-            f"{place.epoch + 1} step {place.step + 1}, expected finite numbers",
+            f"{run.label}: loss {value:g} and gradient norm {norm:g} in "
+            f"{run.stages[place.stage].name} epoch {place.epoch + 1} step "
+            f"{place.step + 1}, expected finite numbers",
             "lower the learning rate; the last checkpoint is kept",
         )
     optimizer.step()
-    return loss
+    return loss._replace(total=loss.total.detach())
 
 
 def _end_epoch(run: Run, stage: Stage, lr: float) -> Position:

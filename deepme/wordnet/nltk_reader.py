@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
@@ -44,7 +43,8 @@ def load_wordnet(directory: Path) -> Taxonomy:
 
     root, entry = _find(directory)
     try:
-        with _reader(root, entry) as reader:
+        with ExitStack() as opened:
+            reader = _open_reader(root, entry, opened)
             synsets = list(reader.all_synsets("n"))
             version = reader.get_version() or "unknown"
             return pack_taxonomy(map(_to_synset, synsets), version=version)
@@ -72,9 +72,8 @@ def _find(directory: Path) -> tuple[Path, str]:
     )
 
 
-@contextmanager
-def _reader(root: Path, entry: str) -> Iterator[Any]:
-    """Open NLTK's reader; NLTK reads only below its data path, so `root` joins it."""
+def _open_reader(root: Path, entry: str, opened: ExitStack) -> Any:
+    """Make NLTK's reader of the files in `root`; they stay open as long as `opened`."""
     import nltk.data
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
@@ -86,19 +85,17 @@ def _reader(root: Path, entry: str) -> Iterator[Any]:
             """Have every file closed at the end, which NLTK leaves to chance."""
             return opened.enter_context(super().open(file))
 
-    with ExitStack() as opened:
-        kept = list(nltk.data.path)
-        opened.callback(nltk.data.path.__setitem__, slice(None), kept)
-        nltk.data.path.insert(0, str(root.parent if entry else root))
-        pointer = (
-            nltk.data.ZipFilePathPointer(str(root), entry)
-            if entry
-            else nltk.data.FileSystemPathPointer(str(root))
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The multilingual functions")
-            reader = Reader(pointer, None)
-        yield reader
+    # NLTK reads only what lies below its data path.
+    opened.callback(nltk.data.path.__setitem__, slice(None), list(nltk.data.path))
+    nltk.data.path.insert(0, str(root.parent if entry else root))
+    pointer = (
+        nltk.data.ZipFilePathPointer(str(root), entry)
+        if entry
+        else nltk.data.FileSystemPathPointer(str(root))
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The multilingual functions")
+        return Reader(pointer, None)
 
 
 def _to_synset(synset: Any) -> Synset:
