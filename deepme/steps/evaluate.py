@@ -19,6 +19,7 @@ from deepme.artifacts.evaluation import (
     Counts,
     EvaluationContent,
     GroupResult,
+    load_evaluation,
     save_evaluation,
 )
 from deepme.artifacts.expert import Expert
@@ -41,7 +42,7 @@ from deepme.errors import InputError
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import build_gate, load_weights, outputs_of_experts
-from deepme.progress import progress
+from deepme.progress import note, progress
 from deepme.settings import resolve
 from deepme.storage.header import Header
 from deepme.systems import system_name
@@ -87,6 +88,17 @@ def run(
             machine=machine,
             with_features=gate is not None and _sees_features(gate),
         )
+        lineage = workspace.made_from(
+            *(output.origin for output in outputs), *([gate.origin] if gate else [])
+        )
+        headers = {
+            fusion: _header(groups, settings, fusion, lineage)
+            for fusion in settings.fusion
+        }
+        paths = {fusion: _path(workspace, groups, fusion) for fusion in headers}
+        if all(workspace.is_current(paths[name], headers[name]) for name in headers):
+            note("the evaluation is up to date")
+            return [load_evaluation(path).content for path in paths.values()]
         images = GateImages.of(split.images, split.rows("test"), outputs)
         if not images.readable.any():
             raise InputError(
@@ -96,17 +108,30 @@ def run(
         members = Members.of(
             [some.tolist() for some in groups.members], num_classes=groups.num_classes
         )
-        counters = {
-            fusion: _Counter(members, settings.topk) for fusion in settings.fusion
-        }
+        counters = {fusion: _Counter(members, settings.topk) for fusion in headers}
         scorer = _GateScorer(workspace, groups, split, gate, machine)
         _count(images, members, counters, scorer)
-        origins = [output.origin for output in outputs]
-        lineage = workspace.made_from(*origins, *([gate.origin] if gate else []))
         return [
-            _save(workspace, groups, images, settings, fusion, counter, lineage)
+            _save(groups, images, paths[fusion], headers[fusion], counter)
             for fusion, counter in counters.items()
         ]
+
+
+def _path(workspace: Workspace, groups: Groups, fusion: str) -> Path:
+    method = str(groups.origin.header.settings["method"])
+    return workspace.evaluation_path(system_name(method, fusion))
+
+
+def _header(
+    groups: Groups, settings: EvaluateSettings, fusion: str, lineage: dict[str, str]
+) -> Header:
+    return Header(
+        kind=KIND,
+        schema_version=SCHEMA,
+        settings={"topk": list(settings.topk), "fusion": fusion},
+        classes=groups.origin.header.classes,
+        made_from=lineage,
+    )
 
 
 def _sees_features(gate: Expert) -> bool:
@@ -228,20 +253,13 @@ def _weights(fusion: str, vote: _Vote, members: Members) -> Tensor:
 
 
 def _save(
-    workspace: Workspace,
-    groups: Groups,
-    images: GateImages,
-    settings: EvaluateSettings,
-    fusion: str,
-    counter: _Counter,
-    lineage: dict[str, str],
+    groups: Groups, images: GateImages, path: Path, header: Header, counter: _Counter
 ) -> EvaluationContent:
     num_images = int(images.readable.sum())
     topk = counter.system.topk
-    method = str(groups.origin.header.settings["method"])
     content = EvaluationContent(
-        system=system_name(method, fusion),
-        fusion=fusion,
+        system=path.stem,
+        fusion=str(header.settings["fusion"]),
         classes=groups.num_classes,
         classes_tested=int((counter.system.count_N > 0).sum()),
         images=num_images,
@@ -261,14 +279,6 @@ def _save(
         images=counter.system.count_N.numpy(),
         confusions=np.stack(counter.confusions.packed(), axis=1),
     )
-    header = Header(
-        kind=KIND,
-        schema_version=SCHEMA,
-        settings=settings.to_dict() | {"fusion": fusion},
-        classes=groups.origin.header.classes,
-        made_from=lineage,
-    )
-    path: Path = workspace.evaluation_path(content.system)
     save_evaluation(path, header, content, counts)
     return content
 

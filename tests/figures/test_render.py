@@ -36,7 +36,7 @@ def figures(*names: str) -> list[Figure]:
     accuracies = np.linspace(0, 1, len(names))
     members = [np.arange(i, min(i + 2, len(names))) for i in range(len(names))]
     return [
-        plot_class_accuracy({name: accuracies for name in names}, k=1),
+        plot_class_accuracy(dict.fromkeys(names, accuracies), k=1),
         plot_expert_accuracy(names, accuracies, [2] * len(names), k=1),
         plot_group_map(names, members, names),
     ]
@@ -56,6 +56,7 @@ def test_hostile_names_are_drawn_as_plain_text(kind: int) -> None:
         assert shown in texts
 
 
+@pytest.mark.parametrize("kind", range(3))
 def test_no_text_is_read_as_mathematics(kind: int) -> None:
     texts = figures("$x$")[kind].findobj(Text)
     modes = {text.get_parse_math() for text in texts if "$x$" in text.get_text()}
