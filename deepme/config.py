@@ -49,7 +49,7 @@ class ClusterSettings(Settings):
         0.3, "a class joins every group with p ≥ δ", at_least=0, at_most=1
     )
     fuzzifier: float = setting(
-        1.5, "fuzzifier m of fuzzy c-means: more is softer", above=1, at_most=10
+        1.3, "fuzzifier m of fuzzy c-means: more is softer", above=1, at_most=10
     )
     overlap: float | None = setting(
         None, "wanted mean number of groups a class; finds δ itself", at_least=1
@@ -179,7 +179,7 @@ class GateSettings(Settings):
     margin: float = setting(
         1.0, "weight α of Eq. 4 part 3: the true class ahead by β", at_least=0
     )
-    beta: float = setting(0.2, "β: the margin", at_least=0, at_most=1)
+    beta: float = setting(0.1, "β: the margin", at_least=0, at_most=1)
     kappa: float = setting(
         1.0, "κ: loss of an expert without the class is log C + κ", at_least=0
     )

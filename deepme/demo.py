@@ -25,7 +25,7 @@ def demo_recipe(seed: int = 0) -> Recipe:
     """Settings that train from scratch in minutes on two cores."""
     return Recipe(
         similarity=SimilaritySettings(),
-        cluster=ClusterSettings(num_groups=4, seed=seed),
+        cluster=ClusterSettings(num_groups=4, overlap=1.1, seed=seed),
         split=SplitSettings(test=0.2, seed=seed),
         expert=ExpertSettings(
             backbone="vgg_small",
@@ -56,7 +56,7 @@ def run(workspace: Workspace, *, seed: int = 0) -> Outcome:
     Returns:
         Groups, results and figures.
     """
-    images = workspace.root / "images"
+    images = workspace.root / f"images-{seed}"
     note(f"drawing {IMAGES_PER_CLASS} pictures a class in {images}")
     write_demo_images(images, per_class=IMAGES_PER_CLASS, size=IMAGE_SIZE, seed=seed)
     return run_all(demo_recipe(seed), workspace, data=images, classes="")

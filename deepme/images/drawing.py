@@ -175,6 +175,8 @@ def draw_picture(wnid: str, *, size: int, seed: int) -> Image.Image:
 def write_demo_images(root: Path, *, per_class: int, size: int, seed: int) -> None:
     """Write `per_class` pictures of every class as ``WNID/0000.png`` and so on.
 
+    Those already there stay: a picture's file is whole or absent.
+
     Args:
         root: the folder to fill.
         per_class: pictures a class, at most 1,000,000.
@@ -186,8 +188,11 @@ def write_demo_images(root: Path, *, per_class: int, size: int, seed: int) -> No
     """
     for demo_class in DEMO_CLASSES:
         for number in range(per_class):
+            path = root / demo_class.wnid / f"{number:04d}.png"
+            if path.exists():
+                continue
             picture = draw_picture(
                 demo_class.wnid, size=size, seed=seed * 1_000_000 + number
             )
-            with atomic_write(root / demo_class.wnid / f"{number:04d}.png") as file:
+            with atomic_write(path) as file:
                 picture.save(file, format="PNG")
