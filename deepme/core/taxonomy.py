@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,6 +109,15 @@ class Taxonomy:
     def depth(self) -> int:
         """D, edges on the longest hypernym path (19 for the nouns of WordNet 3.0)."""
         return int(self.levels.max())
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of all synsets, lemmas and hypernyms."""
+        sha = hashlib.sha256(self.text)
+        for array in (self.offsets, self.text_ends, self.hypernym_start):
+            sha.update(array.tobytes())
+        sha.update(self.hypernym_index.tobytes())
+        return sha.hexdigest()
 
     def index_of(self, wnids: Sequence[str]) -> Indices:
         """Find synsets by wnid.

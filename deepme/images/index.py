@@ -24,6 +24,10 @@ from deepme.progress import Advance
 from deepme.text import clean
 
 
+_MAX_SIZE = 2**32 - 1
+"""What the index can hold; reading refuses far smaller members."""
+
+
 class Entry(NamedTuple):
     """One image as found on disk."""
 
@@ -65,33 +69,16 @@ def find_images(root: Path, classes: Mapping[str, int], advance: Advance) -> Fou
     """
     root = root.absolute()
     unknown: set[str] = set()
-    archives: list[str] = []
-    if root.is_dir():
-        archives = sorted(p.name for p in root.iterdir() if p.suffix == ".tar")
-        found = _folder_entries(root, classes, unknown)
-        base = root
-    elif root.is_file():
-        base, archives = root.parent, [root.name]
-        found = iter(())
-    else:
-        raise InputError(
-            f"--data is {clean(str(root))}, expected a folder of class folders or a "
-            "tar file"
-        )
     entries: list[Entry] = []
-    for entry in found:
-        entries.append(entry)
-        advance(1)
-    if entries and archives:
-        raise InputError(
-            f"{clean(str(root))} holds both class folders and tar files "
-            f"({clean(archives[0])})",
-            "keep the images in one form",
-        )
-    for number, name in enumerate(archives):
-        for entry in _tar_entries(base / name, number, classes, unknown):
+    try:
+        base, archives = _archives_of(root)
+        for entry in _entries(root, base, archives, classes, unknown):
             entries.append(entry)
             advance(1)
+    except OSError as error:
+        raise InputError(
+            f"cannot list {clean(str(error.filename))}: {error.strerror}"
+        ) from error
     if not entries:
         raise InputError(
             f"{clean(str(root))} holds no image of the {len(classes):,} classes",
@@ -99,6 +86,9 @@ def find_images(root: Path, classes: Mapping[str, int], advance: Advance) -> Fou
             + " ".join(SUFFIXES),
         )
     entries.sort()
+    if archives:
+        # As for tar itself: of members with one name the last counts.
+        entries = list({(e.label, e.archive, e.path): e for e in entries}.values())
     return Found(
         _pack(base, entries, tuple(archives)),
         _fingerprint(entries, archives),
@@ -123,6 +113,38 @@ def class_folders(root: Path) -> list[str]:
     if not names:
         raise InputError(f"{clean(str(root))} holds no class folder")
     return names
+
+
+def _archives_of(root: Path) -> tuple[Path, list[str]]:
+    """The folder that paths start from, and the names of the tar files in it."""
+    if root.is_dir():
+        return root, sorted(p.name for p in root.iterdir() if p.suffix == ".tar")
+    if root.is_file():
+        return root.parent, [root.name]
+    raise InputError(
+        f"--data is {clean(str(root))}, expected a folder of class folders or a "
+        "tar file"
+    )
+
+
+def _entries(
+    root: Path,
+    base: Path,
+    archives: list[str],
+    classes: Mapping[str, int],
+    unknown: set[str],
+) -> Iterator[Entry]:
+    if root.is_dir():
+        for entry in _folder_entries(root, classes, unknown):
+            if archives:
+                raise InputError(
+                    f"{clean(str(root))} holds both class folders and tar files "
+                    f"({clean(archives[0])})",
+                    "keep the images in one form",
+                )
+            yield entry
+    for number, name in enumerate(archives):
+        yield from _tar_entries(base / name, number, classes, unknown)
 
 
 def _folder_entries(
@@ -169,9 +191,8 @@ def _tar_entries(
                 if label is None:
                     unknown.add(member.name.rpartition("/")[0])
                 else:
-                    yield Entry(
-                        label, member.name, number, member.offset_data, member.size
-                    )
+                    size = min(member.size, _MAX_SIZE)
+                    yield Entry(label, member.name, number, member.offset_data, size)
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"cannot read {clean(str(path))} as a tar file: {error}",

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deepme.artifacts.split import ImageIndex
@@ -41,15 +41,20 @@ def read_bytes(images: ImageIndex, row: int) -> bytes:
         path = images.root / images.path(row)
         # A pipe or device of this name would block for ever.
         if not path.is_file():
-            raise UnreadableImage("no such file")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise UnreadableImage(f"{size:,} bytes, more than {MAX_BYTES:,}")
+            raise UnreadableImage("there is no regular file of this name")
+        _require_size(path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error
 
 
+def _require_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise UnreadableImage(f"{size:,} bytes, more than {MAX_BYTES:,}")
+
+
 def _read_part(path: Path, offset: int, size: int) -> bytes:
+    _require_size(size)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         raw = os.pread(descriptor, size, offset)
@@ -82,17 +87,18 @@ def decode(raw: bytes) -> Image.Image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise UnreadableImage(f"{width}×{height} pixels, more than 64 M")
-                return ImageOps.exif_transpose(image).convert("RGB")
+                return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise UnreadableImage("not a JPEG, PNG, WEBP, BMP or GIF file") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        struct.error,
-        EOFError,
-        IndexError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:
+        # Pillow ends broken files in OSError, SyntaxError, TypeError, … alike.
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Scale 16 bits a pixel to 8 first: Pillow's own conversion clips them at 255."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")

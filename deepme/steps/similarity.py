@@ -62,6 +62,7 @@ def _save_wordnet(
         indices = taxonomy.index_of(classes)
     recorded = settings.to_dict() | {
         "wordnet_version": taxonomy.version,
+        "wordnet_sha256": taxonomy.sha256,
         "depth": taxonomy.depth,
     }
     header = similarity_header(classes, recorded)
