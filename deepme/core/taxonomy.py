@@ -11,9 +11,9 @@ Letters: S synsets, E hypernym edges, P (target, ancestor) pairs.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import deque
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
