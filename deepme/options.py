@@ -51,11 +51,11 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         for name, parameter in inspect.signature(command).parameters.items()
         if name not in classes
     ]
-    generated = {
-        item.name: _parameter(item, typing.get_type_hints(cls)[item.name])
-        for cls in reversed(classes.values())
-        for item in fields(cls)
-    }
+    generated: dict[str, inspect.Parameter] = {}
+    for cls in classes.values():
+        kinds = typing.get_type_hints(cls)
+        for item in fields(cls):
+            generated.setdefault(item.name, _parameter(item, kinds[item.name]))
     config = _keyword("config", Config, None)
 
     @functools.wraps(command)
