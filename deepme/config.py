@@ -195,7 +195,10 @@ class GateSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSettings(Settings):
-    """How a run uses the machine; the result is the same under all of them."""
+    """How a run uses the machine; no setting here makes another model.
+
+    Device and threads change the order of additions, so the last bits differ.
+    """
 
     section: ClassVar[str] = "machine"
 
@@ -204,6 +207,12 @@ class MachineSettings(Settings):
         2, "processes that decode images; 0 decodes in the main one", at_least=0,
         at_most=256,
     )  # fmt: skip
+    threads: int = setting(
+        0,
+        "threads of the CPU's arithmetic; 0 takes all cores",
+        at_least=0,
+        at_most=1024,
+    )
     on_bad: str = setting(
         "stop", "an unreadable image: stop, or skip it and list it",
         choices=("stop", "skip"),

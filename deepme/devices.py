@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from deepme.config import MachineSettings
 from deepme.errors import UsageError
 from deepme.text import clean
 
@@ -30,11 +31,11 @@ class Compute:
         return nullcontext()
 
 
-def choose_compute(device: str, precision: str) -> Compute:
-    """Resolve ``auto`` for the machine at hand.
+def choose_compute(machine: MachineSettings, precision: str) -> Compute:
+    """Resolve ``auto`` for the machine at hand; set the process's CPU threads.
 
     Args:
-        device: auto, cpu, cuda or cuda:N.
+        machine: the device, and the threads (0 leaves torch's choice).
         precision: auto, float32 or bfloat16.
 
     Returns:
@@ -43,7 +44,10 @@ def choose_compute(device: str, precision: str) -> Compute:
     Raises:
         UsageError: no such device here.
     """
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
     gpus = torch.cuda.device_count()
+    device = machine.device
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     allowed = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{n}" for n in range(gpus))]

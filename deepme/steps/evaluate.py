@@ -74,7 +74,7 @@ def run(
     """
     groups = workspace.groups()
     split = workspace.split(groups)
-    compute = choose_compute(machine.device, "auto")
+    compute = choose_compute(machine, "auto")
     gate = None
     if any(fusion in NEEDS_GATE for fusion in settings.fusion):
         gate = workspace.gate()
@@ -164,7 +164,7 @@ class _GateScorer:
         if self.gate is None:
             yield from (None for _ in range(0, len(positions), BATCH_SIZE))
             return
-        compute = choose_compute(self.machine.device, "auto")
+        compute = choose_compute(self.machine, "auto")
         recorded = dict(self.gate.origin.header.settings)
         recorded |= {"batch_size": BATCH_SIZE, "weights": "none"}
         settings = resolve(GateSettings, {}, **recorded)

@@ -51,7 +51,7 @@ def run(
     group = groups.group(number)
     split = workspace.split(groups)
     similarity = workspace.similarity()
-    compute = choose_compute(machine.device, settings.precision)
+    compute = choose_compute(machine, settings.precision)
     path = workspace.expert_path(number)
     identity = Header(
         kind=KIND,

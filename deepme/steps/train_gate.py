@@ -46,7 +46,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
     """
     groups = workspace.groups()
     split = workspace.split(groups)
-    compute = choose_compute(machine.device, settings.precision)
+    compute = choose_compute(machine, settings.precision)
     first = workspace.expert(1).training
     if settings.backbone == "same":
         settings = replace(settings, backbone=first.backbone)
