@@ -108,6 +108,7 @@ def create_network(
     trunk = _create_trunk(backbone, weights == "hub", image_size)
     if weights not in ("hub", "none"):
         _load_trunk(trunk, Path(weights))
+    _require_fit(trunk, backbone, image_size)
     config = getattr(trunk, "pretrained_cfg", None) or {}
     statistics = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
     return Network(trunk, num_outputs, **statistics)
@@ -122,9 +123,7 @@ def _create_trunk(backbone: str, pretrained: bool, image_size: int) -> nn.Module
             backbone, pretrained=pretrained, num_classes=0, **options
         )
     except (AssertionError, ValueError) as error:
-        raise UsageError(
-            f"{clean(backbone)} cannot be built for --image-size {image_size}: {error}"
-        ) from error
+        raise _misfit(backbone, image_size, error) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -134,6 +133,24 @@ def _create_trunk(backbone: str, pretrained: bool, image_size: int) -> nn.Module
             f"{clean(first_line)}",
             "give a local file with --weights FILE, or --weights none",
         ) from error
+
+
+@torch.no_grad()
+def _require_fit(trunk: nn.Module, backbone: str, image_size: int) -> None:
+    """Try one blank image: most networks tell only then that it is too small."""
+    try:
+        trunk.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise _misfit(backbone, image_size, error) from error
+    trunk.train()
+
+
+def _misfit(backbone: str, image_size: int, error: Exception) -> UsageError:
+    return UsageError(
+        f"{clean(backbone)} does not work at --image-size {image_size}: "
+        f"{clean(str(error).splitlines()[0] if str(error) else type(error).__name__)}",
+        "use another size; most backbones take multiples of 32",
+    )
 
 
 def _load_trunk(trunk: nn.Module, path: Path) -> None:

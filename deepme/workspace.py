@@ -28,7 +28,7 @@ from deepme.artifacts.similarity import Similarity, load_similarity
 from deepme.artifacts.split import Split, load_split
 from deepme.errors import ArtifactError, EnvironmentFault
 from deepme.storage.atomic import atomic_write, cannot_write, sweep
-from deepme.storage.header import Header
+from deepme.storage.header import Header, reading
 from deepme.text import clean
 
 LOCK_SECONDS = 3.0
@@ -228,7 +228,9 @@ class Workspace:
         return [folder, *(found for place in places for found in folder.glob(place))]
 
     def _require(self, path: Path) -> None:
-        if not path.exists():
+        with reading(path):
+            missing = not path.exists()
+        if missing:
             raise ArtifactError(
                 f"{self._show(path)} is missing", f"run `{self.command_for(path)}`"
             )

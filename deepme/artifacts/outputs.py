@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
-from deepme.storage.hdf5 import dataset, open_hdf5, write_hdf5
+from deepme.storage.hdf5 import Block, dataset, open_hdf5, write_hdf5
 from deepme.storage.header import Header
 
 KIND, SCHEMA = "outputs", 1
@@ -66,17 +66,23 @@ def save_outputs(
         The sha256 of the file.
     """
 
-    def fill(file: h5py.File) -> None:
+    def fill(file: h5py.File) -> Iterator[Block]:
         logits = file.create_dataset("logits", shape, np.float32)
         readable = file.create_dataset("readable", shape[:1], np.bool_)
         features = None
         if num_features is not None:
             wide = (shape[0], num_features)
             features = file.create_dataset("features", wide, np.float32)
+        return blocks(logits, readable, features)
+
+    def blocks(
+        logits: h5py.Dataset, readable: h5py.Dataset, features: h5py.Dataset | None
+    ) -> Iterator[Block]:
         for where, some_logits, some_features, some_readable in batches:
-            logits[where], readable[where] = some_logits, some_readable
+            yield logits, where, some_logits
+            yield readable, where, some_readable
             if features is not None:
-                features[where] = some_features
+                yield features, where, some_features
             advance(len(some_readable))
 
     return write_hdf5(path, header, fill)

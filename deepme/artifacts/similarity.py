@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from deepme.artifacts.origin import Origin
 from deepme.errors import ArtifactError
 from deepme.storage.hdf5 import (
+    Block,
     dataset,
     open_hdf5,
     read_strings,
@@ -103,7 +104,7 @@ def save_similarity(
     """
     num_classes = len(classes)
 
-    def fill(file: h5py.File) -> None:
+    def fill(file: h5py.File) -> Iterator[Block]:
         write_strings(file, "class", classes)
         write_strings(file, "name", names)
         for name, table in (tables or {}).items():
@@ -117,8 +118,11 @@ def save_similarity(
             compression="gzip",
             compression_opts=1,
         )
+        return blocks(matrix)
+
+    def blocks(matrix: h5py.Dataset) -> Iterator[Block]:
         for where, block in rows:
-            matrix[where] = block
+            yield matrix, where, block
             advance(len(block))
 
     return write_hdf5(path, header, fill)

@@ -23,7 +23,6 @@ from deepme.images.reading import SUFFIXES
 from deepme.progress import Advance
 from deepme.text import clean
 
-
 _MAX_SIZE = 2**32 - 1
 """What the index can hold; reading refuses far smaller members."""
 

@@ -67,8 +67,11 @@ def _read_csv(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 
 def _read_hdf5(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     with h5py.File(path, "r") as file:
-        labels = [value.decode() for value in np.asarray(file["label"]).astype("S")]
-        return labels, np.asarray(file["similarity"])
+        labels = np.asarray(file["label"])
+        if labels.ndim != 1:
+            raise ValueError("its label is no list of texts")
+        texts = [value.decode() for value in labels.astype("S")]
+        return texts, np.asarray(file["similarity"])
 
 
 def _checked(path: Path, labels: list[str], matrix: object) -> NDArray[np.float32]:
@@ -79,13 +82,13 @@ def _checked(path: Path, labels: list[str], matrix: object) -> NDArray[np.float3
             f"{where} holds {found.dtype} of shape {found.shape}, expected numbers of "
             f"shape {shape}, one row and column a label"
         )
-    values = found.astype(np.float32)
-    if not (values.min() >= 0 and values.max() <= 1):
+    if not (found.min() >= 0 and found.max() <= 1):
         raise InputError(
-            f"{where} holds values from {values.min():g} to {values.max():g}, "
+            f"{where} holds values from {found.min():g} to {found.max():g}, "
             "expected similarities in [0, 1]",
             "scale them",
         )
+    values = found.astype(np.float32)
     if not np.allclose(values, values.T, rtol=0, atol=_ROUNDING):
         raise InputError(f"{where} is not symmetric", "use (S + Sᵀ) / 2")
     return values

@@ -36,15 +36,8 @@ def read_classes(source: str) -> list[str]:
     """
     if source in _TABLES:
         classes = _lines(_timm_table(_TABLES[source]))
-    elif Path(source).is_dir():
-        classes = class_folders(Path(source))
-    elif Path(source).exists():
-        classes = _lines(Path(source))
     else:
-        raise UsageError(
-            f"--classes is {clean(source)}, expected a text file of wnids, a folder of "
-            f"class folders, {', '.join(_TABLES)} or {ALL_NOUNS}"
-        )
+        classes = _of_path(Path(source))
     require_distinct(classes, source)
     return classes
 
@@ -68,9 +61,24 @@ def require_distinct(classes: list[str], source: str) -> None:
         )
 
 
+def _of_path(path: Path) -> list[str]:
+    try:
+        if path.is_dir():
+            return class_folders(path)
+        exists = path.exists()
+    except OSError:  # a name too long for any file
+        exists = False
+    if not exists:
+        raise UsageError(
+            f"--classes is {clean(str(path))}, expected a text file of wnids, a folder "
+            f"of class folders, {', '.join(_TABLES)} or {ALL_NOUNS}"
+        )
+    return _lines(path)
+
+
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read the class list {clean(str(path))}: {error}",

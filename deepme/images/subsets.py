@@ -50,9 +50,11 @@ def _sizes(
     counts: NDArray[np.int64], *, val: float, test: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Test and validation images per class, at least one left for training."""
+    wants_val = (counts >= 3) & (val > 0)
     num_test = np.maximum(np.rint(counts * test), (counts >= 2) & (test > 0))
-    num_test = np.minimum(num_test, np.maximum(counts - 1, 0)).astype(np.int64)
-    num_val = np.maximum(np.rint(counts * val), (counts >= 3) & (val > 0))
+    num_test = np.minimum(num_test, np.maximum(counts - 1 - wants_val, 0))
+    num_test = num_test.astype(np.int64)
+    num_val = np.maximum(np.rint(counts * val), wants_val)
     num_val = np.minimum(num_val, np.maximum(counts - num_test - 1, 0))
     return num_test, num_val.astype(np.int64)
 

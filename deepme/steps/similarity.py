@@ -61,6 +61,8 @@ def _save_wordnet(
         classes = read_classes(source)
         indices = taxonomy.index_of(classes)
     recorded = settings.to_dict() | {
+        # Absolute: cluster reads it again, perhaps from another folder.
+        "wordnet": settings.wordnet and str(Path(settings.wordnet).absolute()),
         "wordnet_version": taxonomy.version,
         "wordnet_sha256": taxonomy.sha256,
         "depth": taxonomy.depth,

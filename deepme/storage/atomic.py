@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,7 +48,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _fsync(temporary)
             temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            # What went wrong first is what the user must hear of; a temporary file
+            # that cannot be deleted either is swept later.
+            with suppress(OSError):
+                temporary.unlink()
             raise
         _fsync(path.parent)
     except OSError as error:
@@ -72,19 +75,25 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def cannot_write(path: Path, error: Exception) -> EnvironmentFault:
+def cannot_write(path: Path, error: OSError) -> EnvironmentFault:
     """Word a failed write of `path` for people."""
-    reason = error.strerror if isinstance(error, OSError) else None
     return EnvironmentFault(
-        f"cannot write {clean(str(path))}: {clean(reason or str(error))}",
+        f"cannot write {clean(str(path))}: {clean(error.strerror or str(error))}",
         "free space or correct the permissions, then run the same command again",
     )
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed writers left in `folder`; call it under the folder's lock."""
+    """Delete what killed writers left in `folder`; call it under the folder's lock.
+
+    Raises:
+        EnvironmentFault: the file system refused.
+    """
     for leftover in folder.glob(f"{_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
+        try:
+            leftover.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(leftover, error) from error
 
 
 def _fsync(path: Path) -> None:

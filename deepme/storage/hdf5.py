@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BufferedRandom, BufferedReader
+from io import BufferedReader, FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.errors import ArtifactError
-from deepme.storage.atomic import atomic_path, cannot_write
-from deepme.storage.header import Header, corrupt, expect, parse_header, require_file
+from deepme.storage.atomic import atomic_path
+from deepme.storage.header import (
+    Header,
+    corrupt,
+    expect,
+    parse_header,
+    reading,
+    require_file,
+)
+from deepme.storage.sink import SignalsHeld, Sink
 
 _BLOCK = 512
 _ATTRIBUTE = "deepme"
 
+Block = tuple[h5py.Dataset, slice, NDArray[Any]]
+"""A dataset, some of its rows, and the values to write there."""
 
-def write_hdf5(path: Path, header: Header, fill: Callable[[h5py.File], None]) -> str:
+
+def write_hdf5(
+    path: Path,
+    header: Header,
+    fill: Callable[[h5py.File], Iterator[Block] | None],
+) -> str:
     """Write an HDF5 artifact atomically.
 
     Args:
         path: the final name.
         header: what it is and from what it was made.
-        fill: creates the datasets in the open file; may stream them row by row.
+        fill: creates the datasets in the open file. What takes long to make it does
+            not write itself but returns as (dataset, rows, values), one after the
+            other: between them a full disk or a signal ends the work.
 
     Returns:
         The sha256 that identifies it.
@@ -45,23 +62,24 @@ def write_hdf5(path: Path, header: Header, fill: Callable[[h5py.File], None]) ->
     Raises:
         EnvironmentFault: the file system refused.
     """
-    with atomic_path(path) as temporary:
-        # Not h5py.File as a context manager: when its close fails on a full disk the
-        # error that `fill` met is lost behind it.
-        file = h5py.File(temporary, "w", userblock_size=_BLOCK)
-        try:
+    with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as raw:
+        sink = Sink(raw.fileno())
+        with (
+            SignalsHeld() as signals,
+            h5py.File(sink, "w", userblock_size=_BLOCK) as file,
+        ):
             file.attrs[_ATTRIBUTE] = json.dumps(header.to_dict(), sort_keys=True)
-            fill(file)
-            file.flush()
-        except RuntimeError as error:
-            raise cannot_write(path, error) from error
-        finally:
-            _close(file, path)
-        with temporary.open("r+b") as raw:
-            digest = _digest_behind_block(raw)
-            raw.seek(0)
-            raw.write(_seal(digest, os.fstat(raw.fileno()).st_size))
-    return digest
+            blocks = fill(file) or iter(())
+            while True:
+                with signals.released():
+                    block = next(blocks, None)
+                if block is None:
+                    break
+                target, rows, values = block
+                target[rows] = values
+                sink.check()
+        sink.check()
+        return _seal_file(raw)
 
 
 @contextmanager
@@ -102,25 +120,40 @@ def hdf5_header(path: Path) -> tuple[Header, str]:
 @contextmanager
 def _open_checked(path: Path) -> Iterator[tuple[Header, h5py.File, str]]:
     require_file(path)
-    with path.open("rb") as raw:
-        digest, size = _read_seal(raw, path)
-        if size != os.fstat(raw.fileno()).st_size:
-            raise corrupt(path, "it was cut short or lengthened")
-        if digest != _digest_behind_block(raw):
-            raise corrupt(path, "its content does not match its sha256")
+    with reading(path):
+        raw = path.open("rb")
+    with raw:
+        with reading(path):
+            digest = _check(raw, path)
         try:
             file = h5py.File(raw, "r")
         except OSError as error:
             raise corrupt(path, "no HDF5 behind the seal") from error
         with file:
-            values = json.loads(str(file.attrs.get(_ATTRIBUTE, "null")))
-            yield parse_header(values, path), file, digest
+            yield _header(file, path), file, digest
+
+
+def _header(file: h5py.File, path: Path) -> Header:
+    try:
+        values = json.loads(str(file.attrs.get(_ATTRIBUTE, "null")))
+    except (ValueError, RecursionError) as error:
+        raise corrupt(path, "its header is not JSON") from error
+    return parse_header(values, path)
+
+
+def _check(raw: BufferedReader, path: Path) -> str:
+    digest, size = _read_seal(raw, path)
+    if size != os.fstat(raw.fileno()).st_size:
+        raise corrupt(path, "it was cut short or lengthened")
+    if digest != _digest_behind_block(raw):
+        raise corrupt(path, "its content does not match its sha256")
+    return digest
 
 
 def hdf5_digest(path: Path) -> str:
     """The sha256 an HDF5 artifact was sealed with; the content is not read."""
     require_file(path)
-    with path.open("rb") as raw:
+    with reading(path), path.open("rb") as raw:
         return _read_seal(raw, path)[0]
 
 
@@ -180,14 +213,16 @@ def unpack_strings(raw: bytes, ends: NDArray[np.int64]) -> list[str]:
     ]
 
 
-def _close(file: h5py.File, path: Path) -> None:
-    try:
-        file.close()
-    except (RuntimeError, OSError) as error:
-        raise cannot_write(path, error) from error
+def _seal_file(raw: FileIO) -> str:
+    digest = _digest_behind_block(raw)
+    size = raw.seek(0, os.SEEK_END)
+    sink = Sink(raw.fileno())
+    sink.write(_seal(digest, size))
+    sink.check()
+    return digest
 
 
-def _digest_behind_block(raw: BufferedReader | BufferedRandom) -> str:
+def _digest_behind_block(raw: BufferedReader | FileIO) -> str:
     raw.seek(_BLOCK)
     return hashlib.file_digest(raw, "sha256").hexdigest()
 
@@ -199,7 +234,7 @@ def _seal(digest: str, size: int) -> bytes:
     )
 
 
-def _read_seal(raw: BufferedReader | BufferedRandom, path: Path) -> tuple[str, int]:
+def _read_seal(raw: BufferedReader | FileIO, path: Path) -> tuple[str, int]:
     raw.seek(0)
     block = raw.read(_BLOCK)
     try:

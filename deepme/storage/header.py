@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from deepme import __version__
-from deepme.errors import ArtifactError
+from deepme.errors import ArtifactError, EnvironmentFault
 from deepme.text import clean
 
 T = TypeVar("T")
@@ -120,14 +121,33 @@ def require_file(path: Path) -> None:
 
     Raises:
         ArtifactError: missing, or a folder, device or pipe.
+        EnvironmentFault: the file system refused.
     """
-    try:
+    with reading(path):
         mode = path.stat().st_mode
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ArtifactError(f"cannot read {clean(str(path))}: {reason}") from error
     if not stat.S_ISREG(mode):
         raise corrupt(path, "it is not a regular file")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Word what the file system has against reading `path`.
+
+    Raises:
+        ArtifactError: it is missing.
+        EnvironmentFault: no permission, or an I/O error.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(
+            f"{clean(str(path))} is missing", "run the command that makes it"
+        ) from error
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot read {clean(str(path))}: {clean(error.strerror or str(error))}",
+            "correct the permissions or the disk, then run the same command again",
+        ) from error
 
 
 def corrupt(path: Path, reason: str) -> ArtifactError:

@@ -20,6 +20,7 @@ from deepme.storage.header import (
     corrupt,
     expect,
     parse_header,
+    reading,
     require_file,
 )
 
@@ -78,9 +79,10 @@ def json_header(path: Path) -> tuple[Header, str]:
 
 def _parse(path: Path) -> tuple[Header, Json, str]:
     require_file(path)
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise corrupt(path, f"{size:,} bytes, more than the {MAX_BYTES:,} allowed")
-    raw = path.read_bytes()
+    with reading(path), path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise corrupt(path, f"it has more than the {MAX_BYTES:,} bytes allowed")
     try:
         document: Any = json.loads(raw)
         header, content = dict(document["deepme"]), document["content"]

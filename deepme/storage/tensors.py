@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,10 +26,12 @@ from deepme.storage.header import (
     corrupt,
     expect,
     parse_header,
+    reading,
     require_file,
 )
 
 _KEY = "deepme"
+_MALFORMED = (SafetensorError, ValueError, TypeError, KeyError, RuntimeError)
 
 
 def write_tensors(
@@ -76,11 +80,11 @@ def read_tensors(
     """
     require_file(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with _open(path) as file:
             header, digest = _read_metadata(file.metadata())
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         same = digest == _digest(header, tensors)
-    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except _MALFORMED as error:
         raise corrupt(path, f"no deepme tensors ({type(error).__name__})") from error
     if not same:
         raise corrupt(path, "its content does not match its sha256")
@@ -93,10 +97,17 @@ def tensors_digest(path: Path) -> str:
     """The sha256 a tensor artifact was written with; the tensors are not read."""
     require_file(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with _open(path) as file:
             return _read_metadata(file.metadata())[1]
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except _MALFORMED as error:
         raise corrupt(path, f"no deepme tensors ({type(error).__name__})") from error
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    # safe_open reports a file that it may not open as missing; Python's open does not.
+    with reading(path), path.open("rb"), safe_open(path, framework="pt") as file:
+        yield file
 
 
 def _read_metadata(metadata: dict[str, str]) -> tuple[dict[str, Json], str]:
