@@ -89,7 +89,9 @@ class TestBackbones:
         assert all(torch.equal(one[name], two[name]) for name in one)
 
     def test_an_unknown_name_gets_near_ones(self):
-        with pytest.raises(UsageError, match=r"--backbone is vgg61.*did you mean .*vgg"):
+        with pytest.raises(
+            UsageError, match=r"--backbone is vgg61.*did you mean .*vgg"
+        ):
             build("vgg61")
 
     def test_a_name_like_no_other(self):

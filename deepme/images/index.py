@@ -184,14 +184,16 @@ def _tar_entries(
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if not member.isfile() or not member.name.lower().endswith(SUFFIXES):
+                # As tar writes a folder's own files; with it the split would differ.
+                name = member.name.removeprefix("./")
+                if not member.isfile() or not name.lower().endswith(SUFFIXES):
                     continue
-                label = own if own is not None else _label_of(member.name, classes)
+                label = own if own is not None else _label_of(name, classes)
                 if label is None:
-                    unknown.add(member.name.rpartition("/")[0])
+                    unknown.add(name.rpartition("/")[0])
                 else:
                     size = min(member.size, _MAX_SIZE)
-                    yield Entry(label, member.name, number, member.offset_data, size)
+                    yield Entry(label, name, number, member.offset_data, size)
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"cannot read {clean(str(path))} as a tar file: {error}",
