@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from deepme.errors import DeepmeError, EnvironmentFault, Interrupted
+from deepme.errors import (
+    DeepmeError,
+    EnvironmentFault,
+    Interrupted,
+    TrainingError,
+    UsageError,
+)
 from deepme.text import clean
 
 
@@ -29,16 +35,43 @@ class Commands(TyperGroup):
             _end(error)
         except KeyboardInterrupt:
             _end(Interrupted(signal.SIGINT))
-        except MemoryError:
-            _end(EnvironmentFault("out of memory", "use smaller settings"))
         except BrokenPipeError:
             # The reader of our output has gone, as in `deepme … | head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):
+            raise
         except Exception as error:
-            if type(error).__module__.startswith("typer"):
-                raise
-            _end_with_bug(error)
+            expected = _usage_error(error) or _torch_error(error)
+            if expected is None:
+                _end_with_bug(error)
+            _end(expected)
+
+
+def _usage_error(error: Any) -> DeepmeError | None:
+    """Typer's own refusals, in our one line; it keeps their class to itself."""
+    if not hasattr(error, "format_message"):
+        return None
+    hint = f"see `{error.ctx.command_path} -h`" if error.ctx else ""
+    return UsageError(str(error.format_message()).rstrip("."), hint)
+
+
+def _torch_error(error: Exception) -> DeepmeError | None:
+    """Out of memory and lost workers outside the loop; told without importing torch."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or (
+        type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text
+    ):
+        return EnvironmentFault(
+            f"out of memory: {text}" if text else "out of memory",
+            "free memory, or use a smaller --image-size or fewer --workers",
+        )
+    if "DataLoader worker (pid" in text or "DataLoader timed out" in text:
+        return TrainingError(
+            f"a process that decodes images was lost: {text}",
+            "rerun the command; if it happens again use fewer --workers",
+        )
+    return None
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

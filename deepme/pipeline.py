@@ -16,6 +16,7 @@ from deepme.config import (
     SimilaritySettings,
     SplitSettings,
 )
+from deepme.images.index import class_folders
 from deepme.progress import note, warn
 from deepme.steps import (
     cluster,
@@ -74,8 +75,10 @@ def run_all(
     Raises:
         DeepmeError: whatever a stage raises; what is finished stays.
     """
-    _announce(1, "similarity")
+    if not classes:
+        class_folders(data)  # what is no folder is refused by its own name
     source = classes or str(data)
+    _announce(1, "similarity")
     similarity.run(recipe.similarity, workspace, classes=source, matrix="")
     _announce(2, "cluster")
     groups = cluster.run(recipe.cluster, workspace)

@@ -2,6 +2,7 @@
 
 ``tiny_images``     folder of 12 real WordNet classes in 3 kinds, 12 PNGs of 8 × 8 each
 ``tiny_config``     TOML file of settings that run all seven stages in seconds
+``tiny_network``    name of a timm model that is smaller still than vgg_small
 ``tiny_workspace``  a finished workspace (all seven stages), copied fresh into tmp_path
 ``run_cli(*args)``  a command in a process of its own, with a time limit
 ``invoke(*args)``   the same in this process, faster
@@ -131,6 +132,26 @@ def tiny_arguments(tiny_images: Path, tiny_config: Path) -> dict[str, list[str]]
         "evaluate": ["evaluate", *config],
         "plot-accuracy": ["plot-accuracy", "--topk", "1"],
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> str:
+    """A timm model of a few hundred weights, with dropout; only in this process."""
+    from timm.models import register_model
+    from torch import nn
+
+    class TinyDropout(nn.Sequential):
+        num_features = head_hidden_size = 6
+
+        def __init__(self) -> None:
+            convolution, mean = nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1)
+            super().__init__(convolution, mean, nn.Flatten(), nn.Dropout(0.5))
+
+    def tiny_dropout(pretrained: bool = False, **_: object) -> nn.Module:
+        return TinyDropout()
+
+    register_model(tiny_dropout)
+    return "tiny_dropout"
 
 
 @pytest.fixture(scope="session")

@@ -101,13 +101,17 @@ def class_folders(root: Path) -> list[str]:
     Raises:
         InputError: no folder, or nothing in it.
     """
-    if not root.is_dir():
-        raise InputError(f"{clean(str(root))} is no folder of class folders")
-    names = sorted(
-        path.name.removesuffix(".tar")
-        for path in root.iterdir()
-        if path.is_dir() or path.suffix == ".tar"
-    )
+    try:
+        names = sorted(
+            path.name.removesuffix(".tar")
+            for path in root.iterdir()
+            if path.is_dir() or path.suffix == ".tar"
+        )
+    except OSError as error:
+        raise InputError(
+            f"{clean(str(root))} is no folder of class folders: {error.strerror}",
+            "give a folder, or name the classes with --classes",
+        ) from error
     names = [name for name in names if not name.startswith(".")]
     if not names:
         raise InputError(f"{clean(str(root))} holds no class folder")

@@ -121,8 +121,8 @@ def _require_images(
         raise InputError(
             f"{len(empty):,} of the {len(members):,} classes of group {group.number} "
             f"have no training image, first {groups.name_of(int(empty[0]))}",
-            "add images and rerun `deepme split`, or start from the classes that have "
-            "some with `deepme similarity --classes FOLDER`",
+            "add images and rerun `deepme split`, or leave these classes out of the "
+            "list for `deepme similarity`",
         )
 
 

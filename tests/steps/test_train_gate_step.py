@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepme import inference
+from deepme.config import GateSettings, MachineSettings
+from deepme.errors import ArtifactError, Interrupted
+from deepme.steps.train_gate import run
+from deepme.training.gate import GateTask
+from deepme.workspace import Workspace
+
+SETTINGS = {"weights": "none", "epochs": 1, "batch_size": 16, "lr": 0.05}
+MACHINE = MachineSettings(device="cpu", workers=0)
+
+
+@pytest.fixture
+def workspace(tiny_workspace: Path) -> Workspace:
+    return Workspace(tiny_workspace)
+
+
+def train(workspace: Workspace, **settings: object) -> Path:
+    return run(GateSettings(**(SETTINGS | settings)), MACHINE, workspace)
+
+
+def times(workspace: Workspace) -> dict[str, int]:
+    """When each file of expert outputs was written."""
+    return {
+        workspace.name_of(path): path.stat().st_mtime_ns
+        for path in sorted((workspace.root / "outputs").rglob("*.h5"))
+    }
+
+
+def retrain_expert(workspace: Workspace, number: int, invoke, config: Path) -> None:
+    ended = invoke(
+        *("train-expert", "--group", number, "--seed", 9, "--epochs", 0),
+        *("--config", config, "-w", workspace.root),
+    )
+    assert ended.code == 0, ended.stderr
+
+
+class TestResult:
+    def test_training_json_tells_what_was_trained(self, workspace):
+        path = train(workspace)
+        assert path == workspace.gate_path
+        training = workspace.gate().training
+        assert training.group == 0
+        assert training.outputs == ("1", "2", "3")
+        assert training.backbone == "vgg_small"
+        split = workspace.split(workspace.groups())
+        assert training.images == len(split.rows("train"))
+        assert [(e.stage, e.epoch) for e in training.history] == [("gate", 1)]
+        assert 0 <= training.history[0].val_top1 <= 1
+
+    def test_settings_name_the_backbone_in_force(self, workspace):
+        train(workspace)
+        settings = GateSettings(**SETTINGS, backbone="vgg_small").to_dict()
+        assert workspace.gate().origin.header.settings == settings
+
+    def test_it_is_made_from_the_outputs_of_training_and_validation(self, workspace):
+        train(workspace)
+        made_from = workspace.gate().origin.header.made_from
+        outputs = {name for name in made_from if name.startswith("outputs/")}
+        assert outputs == {
+            f"outputs/{subset}/{number:02d}.h5"
+            for subset in ("train", "val")
+            for number in (1, 2, 3)
+        }
+
+    def test_on_features_it_is_a_small_network_on_all_experts(self, workspace):
+        train(workspace, input="features")
+        weights = load_file(workspace.gate().weights)
+        assert weights["hidden.weight"].shape == (256, 3 * 256)
+        assert workspace.gate().training.num_features == 256
+
+    def test_it_learns(self, workspace):
+        train(workspace, input="features", epochs=30)
+        history = workspace.gate().training.history
+        assert history[-1].losses["relevance"] < history[0].losses["relevance"]
+        assert history[-1].train_top1 > 0.8
+
+
+class TestCachedOutputs:
+    def test_are_used_again(self, workspace, monkeypatch):
+        before = times(workspace)
+        assert len(before) == 9
+        monkeypatch.setattr(inference, "load_network", _must_not_run)
+        train(workspace, lr=0.01)
+        assert times(workspace) == before
+
+    def test_are_computed_anew_for_the_expert_that_changed(
+        self, workspace, invoke, tiny_config
+    ):
+        before = times(workspace)
+        retrain_expert(workspace, 2, invoke, tiny_config)
+        train(workspace)
+        changed = {name for name, at in times(workspace).items() if at != before[name]}
+        assert changed == {"outputs/train/02.h5", "outputs/val/02.h5"}
+
+    def test_are_computed_anew_when_damaged(self, workspace):
+        path = workspace.outputs_path("train", 1)
+        raw = bytearray(path.read_bytes())
+        raw[-1] ^= 1
+        path.write_bytes(raw)
+        train(workspace)
+        assert workspace.gate_path.exists()
+        assert path.read_bytes() != raw
+
+    def test_with_features_serve_where_none_are_needed(self, workspace, monkeypatch):
+        train(workspace, input="features")
+        before = times(workspace)
+        monkeypatch.setattr(inference, "load_network", _must_not_run)
+        train(workspace, lr=0.02)
+        assert times(workspace) == before
+
+    def test_test_images_are_never_touched(self, workspace):
+        path = workspace.outputs_path("test", 1)
+        path.unlink()
+        train(workspace)
+        assert not path.exists()
+
+
+def _must_not_run(*_: object) -> None:
+    raise AssertionError("an expert was asked again")
+
+
+class TestRerun:
+    def test_the_same_again_trains_nothing(self, workspace, capsys):
+        path = train(workspace)
+        before = path.stat().st_mtime_ns
+        train(workspace)
+        assert path.stat().st_mtime_ns == before
+        assert "the gate is up to date" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"margin": 0.0}, {"beta": 0.5}, {"input": "features"}, {"seed": 1}],
+        ids=str,
+    )
+    def test_other_settings_train_anew(self, workspace, change):
+        path = train(workspace)
+        before = path.stat().st_mtime_ns
+        train(workspace, **change)
+        assert path.stat().st_mtime_ns != before
+
+    def test_it_is_reproducible_to_the_byte(self, workspace):
+        first = train(workspace).read_bytes()
+        workspace.gate_path.unlink()
+        assert train(workspace).read_bytes() == first
+
+
+@pytest.mark.parametrize("source", ["images", "features"])
+def test_interrupted_and_continued_it_is_the_same_to_the_byte(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    train(workspace, input=source, epochs=2)
+    quiet = workspace.gate().weights.read_bytes()
+    workspace.gate_path.unlink()
+    loss, steps = GateTask.loss, iter(range(100))
+
+    def interrupted_at_3(task: GateTask, batch: object) -> object:
+        if next(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(task, batch)
+
+    monkeypatch.setattr(GateTask, "loss", interrupted_at_3)
+    with pytest.raises(Interrupted):
+        train(workspace, input=source, epochs=2)
+    torch.manual_seed(99)
+    train(workspace, input=source, epochs=2)
+    assert workspace.gate().weights.read_bytes() == quiet
+
+
+class TestRefusals:
+    def test_a_missing_expert_names_its_command(self, workspace):
+        workspace.expert_path(2).unlink()
+        with pytest.raises(ArtifactError, match="run `deepme train-expert --group 2`"):
+            train(workspace)
+
+    def test_an_expert_of_other_groups_is_stale(self, workspace, invoke):
+        ended = invoke("cluster", "-w", workspace.root, "--T", 2)
+        assert ended.code == 0
+        message = "is stale: groups.json has changed .* `deepme train-expert --group 1`"
+        with pytest.raises(ArtifactError, match=message):
+            train(workspace)
