@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,7 @@ from deepme.config import (
     SimilaritySettings,
     SplitSettings,
 )
+from deepme.errors import UsageError
 from deepme.options import parse_numbers, takes_settings
 
 if TYPE_CHECKING:
@@ -49,6 +52,10 @@ HERE = Path("workspace")
 
 def main() -> None:
     """Run the command line; the entry point of ``deepme``."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show δ shall not end a command that has done its work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="deepme")
 
 
@@ -234,8 +241,13 @@ def evaluate(
 def plot_accuracy(
     *,
     topk: Annotated[
-        int, typer.Option(metavar="K", min=1, help="rank of the accuracy shown")
-    ] = 5,
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="rank of the accuracy shown; by default 5 as in the paper, or the "
+            "largest that was evaluated",
+        ),
+    ] = None,
     workspace: Where = HERE,
 ) -> None:
     """Draw the accuracy of every class and expert, and the groups.
@@ -261,6 +273,9 @@ def run(
         typer.Option(
             metavar="SOURCE", help="as for similarity; by default the image folder's"
         ),
+    ] = "",
+    matrix: Annotated[
+        str, typer.Option(metavar="FILE", help="your own similarities instead")
     ] = "",
     workspace: Where = HERE,
     json: AsJson = False,
@@ -290,7 +305,8 @@ def run(
         evaluate=evaluate,
         machine=machine,
     )
-    outcome = run_all(recipe, _workspace(workspace), data=data, classes=classes)
+    where = _workspace(workspace)
+    outcome = run_all(recipe, where, data=data, classes=classes, matrix=matrix)
     _print_outcome(outcome, json)
 
 
@@ -303,7 +319,9 @@ def demo(
             "--workspace", "-w", metavar="DIR", help="folder of pictures and artifacts"
         ),
     ] = Path("demo"),
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**31)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="seed of pictures, split and training")
+    ] = 0,
     json: AsJson = False,
 ) -> None:
     """Draw pictures of WordNet classes and run all stages on them.
@@ -330,4 +348,6 @@ def _print_outcome(outcome: Outcome, json: bool) -> None:
 def _workspace(root: Path) -> Workspace:
     from deepme.workspace import Workspace
 
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"--workspace is {root}, a file; expected a folder")
     return Workspace(root)

@@ -246,15 +246,16 @@ class EvaluateSettings(Settings):
             UsageError: an empty list, a rank below 1 or an unknown fusion.
         """
         super().__post_init__()
-        if not self.topk or min(self.topk) < 1:
+        if not self.topk or min(self.topk) < 1 or len(set(self.topk)) < len(self.topk):
             raise UsageError(
-                f"--topk is {self.topk}, expected ranks of at least 1, as in 1,3,5"
+                f"--topk is {','.join(map(str, self.topk))}, expected different ranks "
+                "of at least 1, as in 1,3,5"
             )
-        unknown = [name for name in self.fusion if name not in FUSIONS]
-        if unknown or not self.fusion:
+        named = set(self.fusion)
+        if not named or named - set(FUSIONS) or len(named) < len(self.fusion):
             raise UsageError(
                 f"--fusion is {listing(list(self.fusion))}, "
-                f"expected one or more of {', '.join(FUSIONS)}"
+                f"expected one or more of {', '.join(FUSIONS)}, each once"
             )
 
 
@@ -286,7 +287,11 @@ def load_toml(path: Path | None) -> dict[str, dict[str, Any]]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read settings {clean(str(path))}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"cannot read --config {clean(str(path))}: {clean(str(reason))}",
+            "expected a TOML file with one table a command",
+        ) from error
     known = {cls.section: cls for cls in STAGES}
     for name, table in tables.items():
         if name not in known or not isinstance(table, dict):

@@ -58,7 +58,8 @@ def run(workspace: Workspace, *, seed: int = 0) -> Outcome:
     Returns:
         Groups, results and figures.
     """
+    recipe = demo_recipe(seed)
     images = workspace.root / f"images-{seed}"
     note(f"drawing {IMAGES_PER_CLASS} pictures a class in {images}")
     write_demo_images(images, per_class=IMAGES_PER_CLASS, size=IMAGE_SIZE, seed=seed)
-    return run_all(demo_recipe(seed), workspace, data=images, classes="")
+    return run_all(recipe, workspace, data=images, classes="", matrix="")

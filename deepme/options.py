@@ -52,10 +52,15 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         if name not in classes
     ]
     generated: dict[str, inspect.Parameter] = {}
+    defaults: dict[str, set[Any]] = {}
     for cls in classes.values():
         kinds = typing.get_type_hints(cls)
         for item in fields(cls):
             generated.setdefault(item.name, _parameter(item, kinds[item.name]))
+            defaults.setdefault(item.name, set()).add(item.default)
+            if len(defaults[item.name]) > 1:
+                shared = _parameter(item, kinds[item.name], "each stage's own")
+                generated[item.name] = shared
     config = _keyword("config", Config, None)
 
     @functools.wraps(command)
@@ -74,10 +79,10 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
+def _parameter(item: Field[Any], hint: Any, default: str = "") -> inspect.Parameter:
     """One field as an optional option; None stands for not given."""
     kind = str if typing.get_origin(hint) is tuple else _plain(hint)
-    default = _shown(item.default)
+    default = default or _shown(item.default)
     facts = [f"default: {default}" if default else "", allowed_range(item)]
     told = "; ".join(fact for fact in facts if fact)
     option = typer.Option(

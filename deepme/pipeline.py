@@ -59,7 +59,7 @@ class Outcome:
 
 
 def run_all(
-    recipe: Recipe, workspace: Workspace, *, data: Path, classes: str
+    recipe: Recipe, workspace: Workspace, *, data: Path, classes: str, matrix: str
 ) -> Outcome:
     """Run the seven stages on a user's images.
 
@@ -68,6 +68,7 @@ def run_all(
         workspace: where artifacts are and go.
         data: the images, as for split.
         classes: a class list, as for similarity; empty for the image folder's own.
+        matrix: the user's own similarities, as for similarity, or empty.
 
     Returns:
         Groups, results and figures.
@@ -75,11 +76,11 @@ def run_all(
     Raises:
         DeepmeError: whatever a stage raises; what is finished stays.
     """
-    if not classes:
+    if not classes and not matrix:
         class_folders(data)  # what is no folder is refused by its own name
-    source = classes or str(data)
+    source = classes or ("" if matrix else str(data))
     _announce(1, "similarity")
-    similarity.run(recipe.similarity, workspace, classes=source, matrix="")
+    similarity.run(recipe.similarity, workspace, classes=source, matrix=matrix)
     _announce(2, "cluster")
     groups = cluster.run(recipe.cluster, workspace)
     for concern in cluster.concerns(recipe.cluster, groups):
@@ -94,7 +95,7 @@ def run_all(
     _announce(6, "evaluate")
     results = evaluate.run(recipe.evaluate, recipe.machine, workspace)
     _announce(7, "plot-accuracy")
-    figures = plot_accuracy.run(workspace, k=min(recipe.evaluate.topk))
+    figures = plot_accuracy.run(workspace, k=None)
     return Outcome(groups, results, figures)
 
 

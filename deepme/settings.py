@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -136,11 +137,14 @@ def resolve(cls: type[S], tables: Mapping[str, Mapping[str, Any]], **given: Any)
     }
     values |= {name: value for name, value in given.items() if value is not None}
     try:
-        return TypeAdapter(cls).validate_python(values)
+        # Strict JSON: 3 is a float where one is wanted, yet true is no integer.
+        text = json.dumps(values, default=str)
+        return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
+        keys = {item.name: option_name(item) for item in fields(cls)}
+        key = keys[str(first["loc"][0])]
+        wanted = first["msg"].replace("tuple", "list").replace("array", "list")
         raise UsageError(
-            f"[{cls.section}] {clean(name)} is {clean(repr(first['input']))}: "
-            f"{first['msg']}"
+            f"[{cls.section}] {key} is {clean(repr(first['input']))}: {wanted}"
         ) from error

@@ -34,10 +34,10 @@ from deepme.text import clean
 LOCK_SECONDS = 3.0
 
 _COMMANDS = {
-    "similarity.h5": "deepme similarity",
+    "similarity.h5": "deepme similarity --classes SOURCE",
     "groups.json": "deepme cluster",
     "memberships.h5": "deepme cluster",
-    "split.h5": "deepme split",
+    "split.h5": "deepme split --data IMAGES",
     "gate": "deepme train-gate",
     "evaluation": "deepme evaluate",
 }
@@ -127,7 +127,7 @@ class Workspace:
             raise ArtifactError(
                 f"{self._show(self.split_path)} was made for another class list than "
                 "groups.json",
-                "rerun `deepme split`",
+                "rerun `deepme split --data IMAGES`",
             )
         return split
 
@@ -238,10 +238,13 @@ class Workspace:
     def _check(self, origin: Origin) -> None:
         changed = self._changed(origin.header.made_from)
         if changed:
+            command = self.command_for(origin.path)
+            if origin.header.kind == "evaluation":
+                command += f" --fusion {origin.header.settings['fusion']}"
             raise ArtifactError(
                 f"{self._show(origin.path)} is stale: {clean(changed)} has changed "
                 "since it was made",
-                f"rerun `{self.command_for(origin.path)}`",
+                f"rerun `{clean(command)}`",
             )
 
     def _changed(self, made_from: dict[str, str]) -> str:

@@ -173,7 +173,7 @@ def test_a_file_by_table_and_key(toml: Path) -> None:
             r"sets unknown num_groups in \[cluster\]; .* are method, T, delta,",
         ),
         ("[split]\nT = 3\nU = 4", r"sets unknown T, U in \[split\]"),
-        ("[cluster", "cannot read settings .*settings.toml: "),
+        ("[cluster", "cannot read --config .*settings.toml: "),
         ('[cluster]\n"\\u001b[2J" = 1', r"sets unknown \\x1b\[2J in"),
     ],
 )
@@ -188,5 +188,5 @@ def test_an_unreadable_file_is_refused(toml: Path, content: bytes | None) -> Non
     toml.unlink()
     if content is not None:
         toml.write_bytes(content)
-    with pytest.raises(InputError, match=r"cannot read settings .*settings\.toml"):
+    with pytest.raises(InputError, match=r"cannot read --config .*settings\.toml"):
         load_toml(toml)

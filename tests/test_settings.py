@@ -126,8 +126,8 @@ def test_shares_leave_something_to_train_on() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"topk": ()}, "--topk is .*expected ranks of at least 1"),
-        ({"topk": (1, 0)}, "--topk is .*expected ranks of at least 1"),
+        ({"topk": ()}, "--topk is .*expected different ranks"),
+        ({"topk": (1, 0)}, "--topk is .*expected different ranks"),
         ({"fusion": ()}, "--fusion is .*expected one or more of gate, equal"),
         ({"fusion": ("gate", "magic")}, "--fusion is gate, magic, expected one or"),
     ],

@@ -3,6 +3,7 @@
 # ruff: noqa: N806
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -176,7 +177,20 @@ def _group_names(similarity: Similarity, members: list[NDArray[np.int64]]) -> li
         best_covering_synset(taxonomy, synsets_N[indices], class_counts_S=counts_S)[0]
         for indices in members
     ]
-    return [taxonomy.name(synset) for synset in best]
+    return _told_apart([taxonomy.name(synset) for synset in best], similarity, members)
+
+
+def _told_apart(
+    names: list[str], similarity: Similarity, members: list[NDArray[np.int64]]
+) -> list[str]:
+    """Add its medoid to a name that several groups have."""
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        f"{name}: {similarity.names[indices[medoid(similarity.theta(indices))]]}"
+        if name in repeated
+        else name
+        for name, indices in zip(names, members, strict=True)
+    ]
 
 
 def _save(

@@ -88,11 +88,12 @@ def run(
             machine=machine,
             with_features=gate is not None and _sees_features(gate),
         )
-        lineage = workspace.made_from(
-            *(output.origin for output in outputs), *([gate.origin] if gate else [])
-        )
+        experts = workspace.made_from(*(output.origin for output in outputs))
+        mixture = experts | (workspace.made_from(gate.origin) if gate else {})
         headers = {
-            fusion: _header(groups, settings, fusion, lineage)
+            fusion: _header(
+                groups, settings, fusion, mixture if fusion in NEEDS_GATE else experts
+            )
             for fusion in settings.fusion
         }
         paths = {fusion: _path(workspace, groups, fusion) for fusion in headers}

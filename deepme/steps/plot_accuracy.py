@@ -18,12 +18,13 @@ from deepme.storage.atomic import atomic_write
 from deepme.workspace import Workspace
 
 
-def run(workspace: Workspace, *, k: int) -> list[Path]:
+def run(workspace: Workspace, *, k: int | None) -> list[Path]:
     """Draw all figures as PNG and SVG.
 
     Args:
         workspace: with at least one evaluation.
-        k: rank of the top-k accuracy shown.
+        k: rank of the top-k accuracy shown; None for 5, the paper's, or the largest
+            that was evaluated.
 
     Returns:
         The files written.
@@ -35,6 +36,8 @@ def run(workspace: Workspace, *, k: int) -> list[Path]:
     groups = workspace.groups()
     results = workspace.evaluations()
     ranks = sorted({int(rank) for result in results for rank in result.counts.topk})
+    if k is None:
+        k = 5 if 5 in ranks else ranks[-1]
     shown = [result for result in results if k in result.counts.topk]
     if not shown:
         raise UsageError(

@@ -1,0 +1,107 @@
+"""Measure `deepme split` on 200,000 image files.
+
+    python tests/benchmarks/split.py
+
+Files of one byte in 1,000 class folders: splitting reads names and sizes, no pixels.
+They have just been made, so the file system's cache is warm. The row is one whole
+process: wall time and peak memory, indexing, dealing and writing included. Prints a
+Markdown table and writes docs/benchmarks/split.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from platform import machine, python_version
+from typing import Any
+
+RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "split.json"
+PACKAGES = ("deepme", "numpy", "h5py")
+IMAGES_PER_CLASS = 200
+
+
+def deepme(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "deepme", *arguments]
+
+
+def measure(command: list[str]) -> tuple[dict[str, float], str]:
+    """Run a command; return its wall time and peak memory, and what it printed."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with exit code {process.returncode}")
+    seconds = time.perf_counter() - started
+    return {"wall_s": seconds, "peak_mb": usage.ru_maxrss / 1024}, printed
+
+
+def make_images(root: Path, workspace: Path) -> None:
+    """Fill one folder a class of the workspace, names as ImageNet's."""
+    groups = json.loads((workspace / "groups.json").read_text())
+    for wnid in groups["content"]["classes"]:
+        folder = root / wnid
+        folder.mkdir(parents=True)
+        for number in range(IMAGES_PER_CLASS):
+            (folder / f"{wnid}_{number:05d}.JPEG").write_bytes(b"x")
+
+
+def measure_split() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace, images = Path(scratch) / "workspace", Path(scratch) / "images"
+        where = ("-w", str(workspace))
+        for arguments in (("similarity", "--classes", "imagenet1k"), ("cluster",)):
+            subprocess.run(
+                deepme(*arguments, *where), check=True, stdout=subprocess.DEVNULL
+            )
+        make_images(images, workspace)
+        command = deepme("split", "--data", str(images), "--json", *where)
+        measured, printed = measure(command)
+        report = json.loads(printed)
+        size = (workspace / "split.h5").stat().st_size
+        return {
+            "images": report["images"],
+            "classes": report["classes"],
+            **measured,
+            "bytes_an_image_held": report["bytes_per_image"],
+            "file_mb": size / 2**20,
+        }
+
+
+def save_results(row: dict[str, Any]) -> None:
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": "python tests/benchmarks/split.py",
+        "machine": f"{os.cpu_count()} cores, {machine()}",
+        "versions": {"python": python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "split": {"deepme split, the whole command": row},
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args()
+    row = measure_split()
+    save_results(row)
+    print("| images | wall s | peak MB | bytes an image held | split.h5 MB |")
+    print("|---|---|---|---|---|")
+    print(
+        f"| {row['images']:,} | {row['wall_s']:.1f} | {row['peak_mb']:,.0f} | "
+        f"{row['bytes_an_image_held']:.1f} | {row['file_mb']:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

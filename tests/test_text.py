@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepme.text import clean, listing, shorten
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_what_is_cleaned_can_be_printed_anywhere(text: str) -> None:
+    assert clean(text).isprintable()
+    clean(text).encode()
+
+
+def test_control_and_direction_marks_are_written_out() -> None:
+    assert clean("a\x1b[31mb\r\n\u202ec\x9b\ud800") == (
+        r"a\x1b[31mb\r\n\u202ec\x9b\ud800"
+    )
+
+
+def test_ordinary_text_stays() -> None:
+    assert clean("Θ ≥ δ, 犬 🐕") == "Θ ≥ δ, 犬 🐕"
+
+
+def test_shorten_ends_in_an_ellipsis() -> None:
+    assert shorten("abcdef", 4) == "abc…"
+    assert shorten("abcd", 4) == "abcd"
+
+
+def test_listing_counts_the_rest() -> None:
+    assert listing(["a", "b"]) == "a, b"
+    assert listing(list("abcdefg"), 3) == "a, b, c and 4 more"
