@@ -57,7 +57,7 @@ def _usage_error(error: Any) -> DeepmeError | None:
 
 
 def _torch_error(error: Exception) -> DeepmeError | None:
-    """Out of memory and lost workers outside the loop; told without importing torch."""
+    """What torch says of memory, lost workers and batches; told without importing it."""
     text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or (
         type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text
@@ -70,6 +70,11 @@ def _torch_error(error: Exception) -> DeepmeError | None:
         return TrainingError(
             f"a process that decodes images was lost: {text}",
             "rerun the command; if it happens again use fewer --workers",
+        )
+    if "Expected more than 1 value per channel" in text:
+        return UsageError(
+            "a batch of one image is too small for this backbone's normalisation",
+            "use a larger --batch-size or --image-size",
         )
     return None
 

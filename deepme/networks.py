@@ -54,7 +54,9 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, S, S) uint8 to logits (B, C) and features (B, d)."""
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        features = self.trunk(pixels)
+        # A batch of unreadable images is empty, and transformers cannot reshape it.
+        empty = pixels.new_empty(0, self.head.in_features)
+        features = self.trunk(pixels) if len(images) else empty
         return self.head(features), features
 
 

@@ -140,8 +140,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
         "--backbone is vgg61, expected a timm model; did you mean",
     ),
     "an image size too small": (
-        "train-expert --group 1 --backbone vgg11 --weights none --image-size 8",
-        "vgg11 does not work at --image-size 8: ",
+        "train-expert --group 1 --backbone test_vit --weights none --image-size 10",
+        "test_vit does not work at --image-size 10: ",
     ),
     "weights nowhere": (
         "train-expert --group 1 --weights nowhere.pth",
@@ -462,11 +462,8 @@ class TestPlace:
         (tmp_path / "file").write_text("")
         classes = tmp_path / "classes.txt"
         classes.write_text(f"{DOG}\n{CAT}\n")
-        line = refuse(
-            *("similarity", "--classes", classes, "-w", tmp_path / "file"),
-            code=ENVIRONMENT,
-        )
-        assert "cannot write" in line
+        line = refuse("similarity", "--classes", classes, "-w", tmp_path / "file")
+        assert "a file; expected a folder" in line
 
     def test_a_workspace_that_is_not_there(self, refuse, tmp_path):
         line = refuse("cluster", "-w", tmp_path / "nowhere")
@@ -539,6 +536,15 @@ class TestTrainingFails:
         line = refuse(*train, code=128 + number, may_write=True)
         assert "interrupted; its checkpoint is written" in line
         self.assert_goes_on(workspace, invoke, train)
+
+    def test_a_batch_of_one_on_batch_normalisation(self, refuse, tiny_config):
+        """At 8 pixels the last layer of vgg_small is one value wide."""
+        line = refuse(
+            *("train-expert", "--group", 1, "--batch-size", 1, "--warmup-epochs", 0),
+            *("--config", tiny_config),
+        )
+        assert "a batch of one image is too small" in line
+        assert "use a larger --batch-size or --image-size" in line
 
     def test_ctrl_c_in_the_gate(self, refuse, invoke, tiny_config, monkeypatch):
         command = ("train-gate", "--config", tiny_config, "--seed", 4)
@@ -623,6 +629,20 @@ class TestEdges:
         assert ended.code == 0, ended.stderr
         results = json.loads(ended.stdout)["results"]
         assert all(result["macro"]["5"] == 1 for result in results)
+
+    def test_a_subset_of_which_nothing_can_be_read(
+        self, workspace, images, tiny_config, invoke
+    ):
+        common = ("--config", tiny_config, "--on-bad", "skip", "--max-bad", 1)
+        assert invoke("split", "--data", images, "--config", tiny_config).code == 0
+        split = Workspace(workspace).split(Workspace(workspace).groups())
+        for row in split.rows("val"):
+            (images / split.images.path(int(row))).write_bytes(b"")
+        for command in (("train-expert", "--group", "all"), ("train-gate",)):
+            ended = invoke(*command, *common)
+            assert ended.code == 0, ended.stderr
+        history = Workspace(workspace).gate().training.history
+        assert [epoch.val_top1 for epoch in history] == [None, None]
 
     def test_a_class_with_one_image(self, workspace, images, tiny_config, invoke):
         for path in sorted((images / DOG).iterdir())[1:]:

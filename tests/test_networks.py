@@ -42,6 +42,13 @@ class TestNetwork:
         assert features_Bd.shape == (2, 256)
         assert_close(logits_BC, features_Bd @ head.weight.T + head.bias)
 
+    @pytest.mark.parametrize("backbone", ["vgg_small", "test_vit"])
+    def test_an_empty_batch_gives_empty_outputs(self, backbone):
+        network = build(backbone, size=16).eval()
+        logits_BC, features_Bd = network(images(0, 16))
+        assert logits_BC.shape == (0, 3)
+        assert features_Bd.shape == (0, network.head.in_features)
+
     def test_the_head_starts_after_glorot(self):
         head = Network(SmallVGG(), 200).head
         assert head.weight.std().item() == pytest.approx((2 / (256 + 200)) ** 0.5, 0.05)
