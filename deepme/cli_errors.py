@@ -57,7 +57,7 @@ def _usage_error(error: Any) -> DeepmeError | None:
 
 
 def _torch_error(error: Exception) -> DeepmeError | None:
-    """What torch says of memory, lost workers and batches; told without importing it."""
+    """What torch says of memory, workers and batches; told without importing it."""
     text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or (
         type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text

@@ -105,9 +105,11 @@ def tensors_digest(path: Path) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    # safe_open reports a file that it may not open as missing; Python's open does not.
-    with reading(path), path.open("rb"), safe_open(path, framework="pt") as file:
-        yield file
+    # By descriptor, since safe_open opens the name twice, between which a writer may
+    # replace the file; and it reports one that it may not open as missing.
+    with reading(path), path.open("rb") as raw:
+        with safe_open(f"/dev/fd/{raw.fileno()}", framework="pt") as file:
+            yield file
 
 
 def _read_metadata(metadata: dict[str, str]) -> tuple[dict[str, Json], str]:

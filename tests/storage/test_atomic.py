@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
@@ -15,7 +16,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from injection import WRITER, Calls, ChildEnd, die, fail, in_child, limit_file_size
+from injection import (
+    WRITER,
+    Calls,
+    Child,
+    ChildEnd,
+    die,
+    fail,
+    in_child,
+    limit_file_size,
+)
 
 from deepme.errors import EnvironmentFault
 from deepme.storage.atomic import atomic_path, atomic_write, sweep
@@ -364,3 +374,24 @@ class TestRefused:
             end = trial.run(disturb)
             assert trial.refused(end), end
             trial.check()
+
+
+def test_a_reader_sees_old_or_new_while_a_writer_replaces(tmp_path: Path, kind: str):
+    path = tmp_path / "artifact"
+    write, read = FORMATS[kind]
+    write(path, OLD)
+
+    def replace() -> None:
+        for _ in range(10_000):
+            write(path, NEW)
+            write(path, OLD)
+
+    writer = Child(replace)
+    deadline = time.monotonic() + 20
+    seen = []
+    while len(seen) < 100 or len(set(seen)) < 2:
+        assert time.monotonic() < deadline
+        seen.append(read(path))
+    writer.send(signal.SIGKILL)
+    writer.wait()
+    assert set(seen) == {OLD, NEW}
