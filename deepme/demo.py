@@ -62,4 +62,5 @@ def run(workspace: Workspace, *, seed: int = 0) -> Outcome:
     images = workspace.root / f"images-{seed}"
     note(f"drawing {IMAGES_PER_CLASS} pictures a class in {images}")
     write_demo_images(images, per_class=IMAGES_PER_CLASS, size=IMAGE_SIZE, seed=seed)
-    return run_all(recipe, workspace, data=images, classes="", matrix="")
+    # Among six classes nearly everything is right at top 5.
+    return run_all(recipe, workspace, data=images, figure_rank=1)

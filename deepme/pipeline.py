@@ -59,7 +59,13 @@ class Outcome:
 
 
 def run_all(
-    recipe: Recipe, workspace: Workspace, *, data: Path, classes: str, matrix: str
+    recipe: Recipe,
+    workspace: Workspace,
+    *,
+    data: Path,
+    classes: str = "",
+    matrix: str = "",
+    figure_rank: int | None = None,
 ) -> Outcome:
     """Run the seven stages on a user's images.
 
@@ -69,6 +75,7 @@ def run_all(
         data: the images, as for split.
         classes: a class list, as for similarity; empty for the image folder's own.
         matrix: the user's own similarities, as for similarity, or empty.
+        figure_rank: k of the accuracies drawn, as for plot-accuracy.
 
     Returns:
         Groups, results and figures.
@@ -95,7 +102,7 @@ def run_all(
     _announce(6, "evaluate")
     results = evaluate.run(recipe.evaluate, recipe.machine, workspace)
     _announce(7, "plot-accuracy")
-    figures = plot_accuracy.run(workspace, k=None)
+    figures = plot_accuracy.run(workspace, k=figure_rank)
     return Outcome(groups, results, figures)
 
 
