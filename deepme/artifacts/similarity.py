@@ -25,6 +25,7 @@ from deepme.storage.hdf5 import (
     write_strings,
 )
 from deepme.storage.header import Header, class_digest
+from deepme.text import clean
 
 KIND, SCHEMA = "similarity", 1
 
@@ -55,10 +56,19 @@ class Similarity:
 
         Returns:
             (C, C) or (N, N) float32, symmetric, in [0, 1]. All of it takes 4 N² bytes.
+
+        Raises:
+            ArtifactError: the file is no longer the one that was loaded.
         """
         chosen = np.arange(len(self.classes)) if indices is None else indices
         theta = np.empty((len(chosen), len(chosen)), dtype=np.float32)
-        with open_hdf5(self.origin.path, KIND, SCHEMA) as (_, file, _sha256):
+        with open_hdf5(self.origin.path, KIND, SCHEMA) as (_, file, sha256):
+            if sha256 != self.origin.sha256:
+                raise ArtifactError(
+                    f"{clean(str(self.origin.path))} was replaced while this command "
+                    "was running",
+                    "run it again",
+                )
             for rows, values in _read_rows(file, chosen):
                 block = values if indices is None else values[:, chosen]
                 if self.theta_of_path_length is None:

@@ -107,9 +107,12 @@ def tensors_digest(path: Path) -> str:
 def _open(path: Path) -> Iterator[Any]:
     # By descriptor, since safe_open opens the name twice, between which a writer may
     # replace the file; and it reports one that it may not open as missing.
-    with reading(path), path.open("rb") as raw:
-        with safe_open(f"/dev/fd/{raw.fileno()}", framework="pt") as file:
-            yield file
+    with (
+        reading(path),
+        path.open("rb") as raw,
+        safe_open(f"/dev/fd/{raw.fileno()}", framework="pt") as file,
+    ):
+        yield file
 
 
 def _read_metadata(metadata: dict[str, str]) -> tuple[dict[str, Json], str]:
