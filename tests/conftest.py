@@ -6,6 +6,7 @@
 ``tiny_workspace``  a finished workspace (all seven stages), copied fresh into tmp_path
 ``run_cli(*args)``  a command in a process of its own, with a time limit
 ``invoke(*args)``   the same in this process, faster
+``victim``          an artifact of each kind in turn, to be damaged
 ``tiny_arguments``  what each of the seven commands needs beside --workspace
 
 The finished workspace is made once a session. Both ways to run a command return
@@ -27,6 +28,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
+from specimens import KINDS as SPECIMENS
+from specimens import Specimen, small_workspace, specimen
+
+settings.register_profile("deepme", derandomize=True, deadline=None)
+settings.load_profile("deepme")
 
 # Before numpy and torch are imported and start their threads: sums are taken in one
 # order here and in child processes, and a fork finds no other thread holding a lock.
@@ -170,6 +177,27 @@ def finished_workspace(
 def tiny_workspace(finished_workspace: Path, tmp_path: Path) -> Path:
     """A finished workspace of one's own: 12 classes, 3 experts, gate, 3 evaluations."""
     return Path(shutil.copytree(finished_workspace, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def specimen_workspace(
+    finished_workspace: Path,
+    tiny_network: str,
+    tiny_config: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A workspace with one small file of every kind of artifact; only read it."""
+    root = tmp_path_factory.mktemp("specimens") / "workspace"
+    return small_workspace(finished_workspace, root, tiny_network, tiny_config)
+
+
+@pytest.fixture(params=SPECIMENS)
+def victim(
+    request: pytest.FixtureRequest, specimen_workspace: Path, tmp_path: Path
+) -> Specimen:
+    """An artifact, of each kind in turn, in a workspace of its own."""
+    root = Path(shutil.copytree(specimen_workspace, tmp_path / "workspace"))
+    return specimen(root, request.param)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,9 @@ MADE = {
 TRAINING = {"train-expert": (1, 8), "train-gate": (7, 12)}
 """Files put in place before the first step, the lock's holder included, and steps."""
 
+OFTEN = ("--checkpoint-minutes", "1e-6")
+"""A checkpoint after every step."""
+
 Disturb = Callable[[Callable[[], None]], None]
 """Run some work under a disturbance, within a child."""
 

@@ -19,12 +19,9 @@ from typing import Any
 import pytest
 import torch
 from injection import Calls, ChildEnd, die, fail, interrupt, snapshot
-from stages import MADE, Disturb, StageTrial
+from stages import MADE, OFTEN, Disturb, StageTrial
 
 from deepme.storage.tensors import read_tensors, write_tensors
-
-OFTEN = ("--checkpoint-minutes", "1e-6")
-"""A checkpoint after every step."""
 
 TRAININGS = ("train-expert", "train-gate")
 

@@ -205,7 +205,7 @@ class TestLock:
         monkeypatch.setattr(module, "LOCK_SECONDS", 0.2)
         child = hold(tmp_path)
         expected = (
-            rf"^{tmp_path} is in use by pid {child.pid} on \S+ \(deepme .*\); wait"
+            rf"^{tmp_path} is in use by pid {child.pid} on \S+ \(deepme.*\); wait"
         )
         with (
             pytest.raises(EnvironmentFault, match=expected),

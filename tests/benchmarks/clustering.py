@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from platform import machine, python_version
+
+from recording import measure, record
 
 NUM_GROUPS = 15
 FUZZIFIER = 1.3
-RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "clustering.json"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "scikit-fuzzy")
 COMMAND, OURS, THEIRS = (
     "deepme cluster, the whole command",
@@ -85,19 +82,6 @@ def run_part(part: str, theta_path: Path) -> None:
     memberships = work()
     seconds = time.perf_counter() - started
     print(json.dumps({"work_s": seconds, "classes": len(memberships)}))
-
-
-def measure(command: list[str]) -> tuple[dict[str, float], str]:
-    """Run a command; return its wall time and peak memory, and what it printed."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} ended with exit code {process.returncode}")
-    seconds = time.perf_counter() - started
-    return {"wall_s": seconds, "peak_mb": usage.ru_maxrss / 1024}, printed
 
 
 def measure_part(part: str, theta_path: Path) -> dict[str, float]:
@@ -168,20 +152,6 @@ def as_table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def save_results(results: dict[str, dict], given: str) -> None:
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python tests/benchmarks/clustering.py {given}",
-        "machine": f"{os.cpu_count()} cores, {machine()}",
-        "versions": {"python": python_version()}
-        | {name: version(name) for name in PACKAGES},
-        "settings": {"num_groups": NUM_GROUPS, "fuzzifier": FUZZIFIER},
-        "results": results,
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--theta", type=Path, help="(N, N) float32 .npy")
@@ -194,7 +164,15 @@ def main() -> None:
         parser.error("give --workspace or --theta")
     results = measure_all(options.theta, options.workspace)
     given = "--workspace WORKSPACE" if options.workspace else "--theta FILE.npy"
-    save_results(results, given)
+    record(
+        "clustering",
+        command=f"python tests/benchmarks/clustering.py {given}",
+        packages=PACKAGES,
+        figures={
+            "settings": {"num_groups": NUM_GROUPS, "fuzzifier": FUZZIFIER},
+            "results": results,
+        },
+    )
     print(as_table(results))
 
 

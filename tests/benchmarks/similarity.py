@@ -13,37 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from platform import machine, python_version
 from typing import Any
 
-RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "similarity.json"
+from recording import measure, record
+
 PACKAGES = ("deepme", "numpy", "h5py", "nltk")
 PARTS_OF_THE_LIST = (1_000, 2_500, 5_000)
 NAMED_LISTS = ("imagenet22k", "wordnet")
 NLTK_PAIRS = 10_000
-
-
-def measure(command: list[str]) -> tuple[dict[str, float], str]:
-    """Run a command; return its wall time and peak memory, and what it printed."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    printed = process.stdout.read()
-    # wait4, not getrusage: that one reports the largest of all children so far.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} ended with exit code {process.returncode}")
-    seconds = time.perf_counter() - started
-    return {"wall_s": seconds, "peak_mb": usage.ru_maxrss / 1024}, printed
 
 
 def measure_similarity(classes: str) -> dict[str, Any]:
@@ -147,31 +130,6 @@ def as_tables(growth: list[dict[str, Any]], nltk: dict[str, float] | None) -> st
     return "\n".join(lines)
 
 
-def save_results(
-    growth: list[dict[str, Any]], nltk: dict[str, float] | None, *, given: str
-) -> None:
-    """Write docs/benchmarks/similarity.json."""
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python tests/benchmarks/similarity.py {given}",
-        "machine": f"{os.cpu_count()} cores, {cpu_model()}",
-        "versions": {"python": python_version()}
-        | {name: version(name) for name in PACKAGES},
-        "growth": growth,
-        "nltk_pair_by_pair": nltk,
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def cpu_model() -> str:
-    """Name the processor, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return models[0] if models else machine()
-
-
 def main() -> None:
     """Measure everything, or time NLTK in the child."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -188,7 +146,13 @@ def main() -> None:
         return print(json.dumps(time_nltk(wnids)))
     growth = measure_growth(wnids, largest=options.largest)
     nltk = measure_nltk(options.classes)
-    save_results(growth, nltk, given=f"--classes {options.classes.name}")
+    given = f"--classes {options.classes.name}"
+    record(
+        "similarity",
+        command=f"python tests/benchmarks/similarity.py {given}",
+        packages=PACKAGES,
+        figures={"growth": growth, "nltk_pair_by_pair": nltk},
+    )
     print(as_tables(growth, nltk))
 
 

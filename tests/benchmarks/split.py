@@ -12,37 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from platform import machine, python_version
 from typing import Any
 
-RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "split.json"
+from recording import measure, record
+
 PACKAGES = ("deepme", "numpy", "h5py")
 IMAGES_PER_CLASS = 200
 
 
 def deepme(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "deepme", *arguments]
-
-
-def measure(command: list[str]) -> tuple[dict[str, float], str]:
-    """Run a command; return its wall time and peak memory, and what it printed."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} ended with exit code {process.returncode}")
-    seconds = time.perf_counter() - started
-    return {"wall_s": seconds, "peak_mb": usage.ru_maxrss / 1024}, printed
 
 
 def make_images(root: Path, workspace: Path) -> None:
@@ -77,24 +60,16 @@ def measure_split() -> dict[str, Any]:
         }
 
 
-def save_results(row: dict[str, Any]) -> None:
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": "python tests/benchmarks/split.py",
-        "machine": f"{os.cpu_count()} cores, {machine()}",
-        "versions": {"python": python_version()}
-        | {name: version(name) for name in PACKAGES},
-        "split": {"deepme split, the whole command": row},
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     row = measure_split()
-    save_results(row)
+    record(
+        "split",
+        command="python tests/benchmarks/split.py",
+        packages=PACKAGES,
+        figures={"split": {"deepme split, the whole command": row}},
+    )
     print("| images | wall s | peak MB | bytes an image held | split.h5 MB |")
     print("|---|---|---|---|---|")
     print(

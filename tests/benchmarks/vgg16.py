@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from platform import machine, python_version
 from typing import Any
 
-RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "vgg16.json"
+from recording import measure, record
+
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 BATCH_SIZE, IMAGE_SIZE = 8, 64
 CLASSES = {"a": 0, "b": 1}
@@ -139,24 +134,9 @@ def run_part() -> None:
                 "warmup_checkpoint_s": checkpoints[0],
                 "finetune_checkpoint_s": checkpoints[1],
                 "checkpoint_file_mb": size / 2**20,
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
         )
     )
-
-
-def save_results(row: dict[str, Any]) -> None:
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": "python tests/benchmarks/vgg16.py",
-        "machine": f"{os.cpu_count()} cores, {machine()}",
-        "versions": {"python": python_version()}
-        | {name: version(name) for name in PACKAGES},
-        "settings": {"image_size": IMAGE_SIZE, "batch_size": BATCH_SIZE},
-        "vgg16": {"an expert, one step a stage": row},
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
@@ -165,14 +145,17 @@ def main() -> None:
     if parser.parse_args().part:
         return run_part()
     # In a process of its own, whose peak memory is the two steps' alone.
-    done = subprocess.run(
-        [sys.executable, __file__, "--part"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
+    measured, printed = measure([sys.executable, __file__, "--part"])
+    row = json.loads(printed) | {"peak_mb": measured["peak_mb"]}
+    record(
+        "vgg16",
+        command="python tests/benchmarks/vgg16.py",
+        packages=PACKAGES,
+        figures={
+            "settings": {"image_size": IMAGE_SIZE, "batch_size": BATCH_SIZE},
+            "vgg16": {"an expert, one step a stage": row},
+        },
     )
-    row = json.loads(done.stdout)
-    save_results(row)
     print("| stage | step s | checkpoint s |\n|---|---|---|")
     for stage in ("warmup", "finetune"):
         step, checkpoint = row[f"{stage}_step_s"], row[f"{stage}_checkpoint_s"]
