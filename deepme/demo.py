@@ -25,7 +25,7 @@ def demo_recipe(seed: int = 0) -> Recipe:
     """Settings that train from scratch in minutes on two cores."""
     return Recipe(
         similarity=SimilaritySettings(),
-        cluster=ClusterSettings(num_groups=4, overlap=1.1, seed=seed),
+        cluster=ClusterSettings(num_groups=4, overlap=1.08, seed=seed),
         split=SplitSettings(test=0.2, seed=seed),
         expert=ExpertSettings(
             backbone="vgg_small",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deepme.text import clean, listing, shorten
+from deepme.text import clean, counted, listing, shorten
 
 if TYPE_CHECKING:
     from deepme.artifacts.evaluation import EvaluationContent
@@ -42,11 +42,11 @@ def print_groups(content: GroupsContent) -> None:
         rows.append(tuple(map(str, row)))
     _print_table(("group", "name", "classes", "shared", "examples"), rows, "rlrrl")
     summary = content.summary
+    alone = counted(int(summary["fallbacks"]), "class")
     print(
         f"{len(content.classes):,} classes in {len(content.groups)} groups, "
         f"{summary['overlap']:.3f} groups a class; δ = {content.delta:.4g} covers "
-        f"{summary['coverage']:.1%}, {summary['fallbacks']:,.0f} classes follow their "
-        "largest membership"
+        f"{summary['coverage']:.1%}, {alone} placed by largest membership alone"
     )
 
 
@@ -59,12 +59,14 @@ def print_split(report: SplitReport) -> None:
     )
     if report.empty_classes:
         named = listing(report.empty_classes)
-        print(f"{len(report.empty_classes):,} classes without images: {named}")
+        print(f"{counted(len(report.empty_classes), 'class')} without images: {named}")
     if report.unknown_folders:
         named = listing(report.unknown_folders)
-        print(f"{len(report.unknown_folders):,} folders without a class: {named}")
+        print(
+            f"{counted(len(report.unknown_folders), 'folder')} without a class: {named}"
+        )
     if report.unreadable is not None:
-        print(f"{len(report.unreadable):,} images cannot be read")
+        print(f"{counted(len(report.unreadable), 'image')} cannot be read")
         for path, reason in report.unreadable:
             print(f"  {clean(path)}: {clean(reason)}")
 

@@ -33,6 +33,12 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 class``, ``2,000 classes``."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def listing(items: list[str], limit: int = 5) -> str:
     """Name the first few items and count the rest: ``a, b, c and 4 more``."""
     shown = ", ".join(clean(item) for item in items[:limit])

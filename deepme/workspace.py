@@ -147,7 +147,8 @@ class Workspace:
 
     def evaluations(self) -> list[Evaluation]:
         """Load every system's result, by name, and check what each was made from."""
-        paths = sorted((self.root / "evaluation").glob("*.json"))
+        found = (self.root / "evaluation").glob("*.json")
+        paths = sorted(found, key=lambda path: path.stem)
         if not paths:
             raise ArtifactError(
                 f"{clean(str(self.root))} holds no evaluation", "run `deepme evaluate`"

@@ -215,9 +215,9 @@ class TestClasses:
             (f"{DOG}\nwolf\n", "wolf"),
             (
                 f"{DOG}\n{CAT}\n{DOG}\n",
-                f"names 1 classes more than once: {DOG}; name each",
+                f"names 1 class more than once: {DOG}; name each",
             ),
-            (f"{DOG}\n", "names 1 classes, expected at least 2"),
+            (f"{DOG}\n", "names 1 class, expected at least 2"),
             ("", "names 0 classes, expected at least 2"),
             (f"{DOG}\nn\x1b[31m1\n", "x1b[31m1"),
         ],
@@ -282,7 +282,7 @@ class TestImages:
             path.unlink()
         ended = invoke("split", "--data", images)
         assert ended.code == 0
-        assert f"1 classes without images: {DOG}" in ended.stdout
+        assert f"1 class without images: {DOG}" in ended.stdout
         line = refuse(
             *("train-expert", "--group", "all", "--config", tiny_config), may_write=True
         )

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepme.text import clean, listing, shorten
+from deepme.text import clean, counted, listing, shorten
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
@@ -30,3 +30,9 @@ def test_shorten_ends_in_an_ellipsis() -> None:
 def test_listing_counts_the_rest() -> None:
     assert listing(["a", "b"]) == "a, b"
     assert listing(list("abcdefg"), 3) == "a, b, c and 4 more"
+
+
+def test_a_number_takes_its_noun_along() -> None:
+    assert counted(1, "class") == "1 class"
+    assert counted(0, "image") == "0 images"
+    assert counted(12_345, "class") == "12,345 classes"

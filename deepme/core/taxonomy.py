@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,7 +139,8 @@ class Taxonomy:
                 f"unknown wnid {clean(wnids[unknown[0]])!r} ({len(unknown):,} of "
                 f"{len(wnids):,} are not among the {len(self):,} nouns of WordNet "
                 f"{self.version})",
-                "a wnid is 'n' and the 8-digit offset of a noun synset, as n02084071",
+                "a wnid is 'n' and the 8-digit offset of a noun synset, as n02084071; "
+                "for other classes give --matrix",
             )
         return found
 
@@ -275,20 +275,6 @@ def descendant_counts(taxonomy: Taxonomy, classes: Indices) -> Indices:
     return np.bincount(ancestors(taxonomy, classes).synset, minlength=len(taxonomy))
 
 
-def lowest_common_hypernym(taxonomy: Taxonomy, synsets: Indices) -> int | None:
-    """Find the deepest synset above (or equal to) all of some synsets.
-
-    Args:
-        taxonomy: the taxonomy.
-        synsets: (K,) distinct indices.
-
-    Returns:
-        Its index, the lowest offset among equally deep ones; None if there is none.
-    """
-    common = np.flatnonzero(descendant_counts(taxonomy, synsets) == len(synsets))
-    return _deepest(taxonomy, common) if len(common) else None
-
-
 def best_covering_synset(
     taxonomy: Taxonomy, group: Indices, *, class_counts_S: Indices
 ) -> tuple[int, float]:
@@ -314,26 +300,3 @@ def best_covering_synset(
 
 def _deepest(taxonomy: Taxonomy, synsets: Indices) -> int:
     return int(synsets[np.argmax(taxonomy.levels[synsets])])
-
-
-def path_to_root(taxonomy: Taxonomy, index: int) -> list[int]:
-    """Walk one shortest hypernym path; the lowest offsets where several are shortest.
-
-    Args:
-        taxonomy: the taxonomy.
-        index: where the path ends.
-
-    Returns:
-        Indices from a root down to `index`.
-    """
-    below: dict[int, int] = {}
-    queue = deque([index])
-    while hypernyms := taxonomy.hypernyms(synset := queue.popleft()):
-        for hypernym in hypernyms:
-            if hypernym not in below:
-                below[hypernym] = synset
-                queue.append(hypernym)
-    path = [synset]
-    while path[-1] != index:
-        path.append(below[path[-1]])
-    return path

@@ -48,7 +48,9 @@ def plot_class_accuracy(
     figure, axes = new_plot(8, 4.8)
     for i, (name, accuracy_N) in enumerate(accuracies.items()):
         label = f"{np.mean(accuracy_N):.1%}  {shorten(name, 40)}"
-        line = _draw_ascending(axes, accuracy_N, label=label)
+        # Thinner from line to line, so that one under another shows on both sides.
+        width = 1.4 + 2.6 * (len(accuracies) - 1 - i) / len(accuracies)
+        line = _draw_ascending(axes, accuracy_N, label=label, width=width)
         line.set_color(PALETTE[i % len(PALETTE)])
         line.set_linestyle(_DASHES[i // len(PALETTE) % len(_DASHES)])
     axes.set_title(f"Top-{k} accuracy of each of {num_classes:,} classes")
@@ -65,17 +67,17 @@ def plot_class_accuracy(
 
 
 def _draw_ascending(
-    axes: Axes, accuracy_N: NDArray[np.floating], *, label: str
+    axes: Axes, accuracy_N: NDArray[np.floating], *, label: str, width: float
 ) -> Line2D:
     """Draw one system: steps with a dot a class where they are few, else a line."""
     few = len(accuracy_N) <= _FEW
     (line,) = axes.plot(
         np.arange(1, len(accuracy_N) + 1),
         100 * np.sort(accuracy_N),
-        linewidth=1.8,
+        linewidth=width,
         drawstyle="steps-mid" if few else "default",
         marker="o" if few else "",
-        markersize=4,
+        markersize=2 + 1.5 * width,
         label=label,
     )
     return line

@@ -28,13 +28,19 @@ def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32
         N labels, and (N, N) float32, symmetric, in [0, 1].
 
     Raises:
-        InputError: unreadable, not square, or with values that are no similarities.
+        InputError: unreadable, not square, with values that are no similarities, or
+            labels given twice or not at all.
     """
     readers = {".csv": _read_csv, ".h5": _read_hdf5, ".hdf5": _read_hdf5}
     try:
         if path.suffix == ".npy":
             labels, matrix = _labels_of_npy(path, classes), np.load(path)
         elif path.suffix in readers:
+            if classes:
+                raise InputError(
+                    f"{clean(str(path))} has labels of its own, and --classes is given",
+                    "leave --classes out",
+                )
             labels, matrix = readers[path.suffix](path)
         else:
             raise InputError(

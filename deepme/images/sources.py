@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepme.errors import InputError, UsageError
 from deepme.images.index import class_folders
-from deepme.text import clean, listing
+from deepme.text import clean, counted, listing
 
 # timm's own tables; importing timm would import torch, which takes seconds.
 _TABLES = {
@@ -51,13 +51,14 @@ def require_distinct(classes: list[str], source: str) -> None:
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise InputError(
-            f"{clean(source)} names {len(twice):,} classes more than once: "
+            f"{clean(source)} names {counted(len(twice), 'class')} more than once: "
             f"{listing(twice)}",
             "name each class once",
         )
     if len(classes) < 2:
         raise InputError(
-            f"{clean(source)} names {len(classes)} classes, expected at least 2"
+            f"{clean(source)} names {counted(len(classes), 'class')}, "
+            "expected at least 2"
         )
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import networkx as nx
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,9 +27,7 @@ from deepme.core.taxonomy import (
     best_covering_synset,
     descendant_counts,
     hypernym_closure,
-    lowest_common_hypernym,
     pack_taxonomy,
-    path_to_root,
 )
 from deepme.errors import InputError
 
@@ -169,25 +166,6 @@ class TestGroups:
         counts = descendant_counts(TOY, indices(ANIMAL, DOG, WOLF, CUP))
         assert counts.tolist() == [4, 3, 1, 2, 2, 1, 1, 1]
 
-    @pytest.mark.parametrize(
-        ("synsets", "expected"),
-        [
-            ([DOG, WOLF], CANINE),
-            ([DOG, PET], PET),
-            ([PET, CANINE], ANIMAL),
-            ([DOG, CUP], ENTITY),
-            ([DOG], DOG),
-        ],
-    )
-    def test_lowest_common_hypernym(self, synsets, expected):
-        assert lowest_common_hypernym(TOY, indices(*synsets)) == expected
-
-    def test_no_common_hypernym(self):
-        two_roots = pack_taxonomy(
-            [Synset(1, ["a"], []), Synset(2, ["b"], [])], version="two"
-        )
-        assert lowest_common_hypernym(two_roots, indices(0, 1)) is None
-
     def test_best_cover_may_miss_an_outlier(self):
         counts = descendant_counts(TOY, indices(PET, DOG, WOLF, CUP))
         best, f1 = best_covering_synset(
@@ -208,28 +186,3 @@ class TestGroups:
         counts = descendant_counts(TOY, group)
         assert counts[ENTITY] == counts[CANINE] == len(group)
         assert best_covering_synset(TOY, group, class_counts_S=counts) == (CANINE, 1.0)
-
-
-class TestPathToRoot:
-    def test_takes_the_shortest_way(self):
-        assert path_to_root(TOY, DOG) == [ENTITY, ANIMAL, PET, DOG]
-        assert path_to_root(TOY, ENTITY) == [ENTITY]
-
-    def test_equal_ways_take_the_lowest_offset(self):
-        diamond = [
-            *(Synset(1, ["top"], []), Synset(2, ["right"], [1])),
-            *(Synset(3, ["left"], [1]), Synset(4, ["bottom"], [3, 2])),
-        ]
-        assert path_to_root(pack_taxonomy(diamond, version="diamond"), 3) == [0, 1, 3]
-
-    @given(random_taxonomies())
-    def test_is_a_path_of_least_length(self, taxonomy):
-        graph = upward_graph(taxonomy)
-        roots = np.flatnonzero(taxonomy.levels == 0)
-        for synset in range(len(taxonomy)):
-            path = path_to_root(taxonomy, synset)
-            lengths = nx.single_source_shortest_path_length(graph, synset)
-            assert path[-1] == synset
-            assert path[0] in roots
-            assert nx.is_path(graph, path[::-1])
-            assert len(path) - 1 == min(lengths[r] for r in roots if r in lengths)

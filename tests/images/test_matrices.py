@@ -115,6 +115,12 @@ class TestRefusals:
         with pytest.raises(InputError, match="has no labels; name them with --classes"):
             read_matrix(path, "")
 
+    def test_labels_given_twice(self, tmp_path):
+        path = tmp_path / "own.csv"
+        path.write_text(",a,b\na,1,0.5\nb,0.5,1\n")
+        with pytest.raises(InputError, match="has labels of its own, and --classes"):
+            read_matrix(path, "imagenet1k")
+
     def test_npy_of_python_objects_is_not_unpickled(self, tmp_path):
         objects = np.array([[{}, 1], [1, {}]], dtype=object)
         path, classes = write_npy(tmp_path / "own.npy", objects)
@@ -128,7 +134,7 @@ class TestRefusals:
             (",a,b\na,1,0.5\nc,0.5,1\n", "first column and first row name different"),
             (",a,b\na,1,x\nb,0.5,1\n", "could not convert string to float"),
             (",a,b\na,1\nb,0.5,1\n", "cannot read --matrix"),
-            (",a,a\na,1,0.5\na,0.5,1\n", "names 1 classes more than once: a"),
+            (",a,a\na,1,0.5\na,0.5,1\n", "names 1 class more than once: a"),
         ],
     )
     def test_csv_that_is_no_matrix(self, tmp_path, text, message):

@@ -66,8 +66,8 @@ def test_reading_a_list_of_timm_does_not_import_it() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{DOG}\n{CAT}\n{DOG}\n", f"names 1 classes more than once: {DOG};"),
-        (f"{DOG}\n", "names 1 classes, expected at least 2"),
+        (f"{DOG}\n{CAT}\n{DOG}\n", f"names 1 class more than once: {DOG};"),
+        (f"{DOG}\n", "names 1 class, expected at least 2"),
         ("# nothing\n", "names 0 classes, expected at least 2"),
         (b"\xff\xd8\xff\xe0 JFIF", "cannot read the class list .*one wnid a line"),
     ],
