@@ -16,6 +16,7 @@ from deepme.config import (
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
+    FlatSettings,
     GateSettings,
     MachineSettings,
     SimilaritySettings,
@@ -173,6 +174,20 @@ def split(
 
 @app.command()
 @takes_settings
+def train_flat(
+    *, workspace: Where = HERE, settings: FlatSettings, machine: MachineSettings
+) -> None:
+    """Train one network over all classes: the yardstick, and a start for experts.
+
+    Example: deepme train-flat
+    """
+    from deepme.steps.train_flat import run
+
+    typer.echo(run(settings, machine, _workspace(workspace)))
+
+
+@app.command()
+@takes_settings
 def train_expert(
     *,
     group: Annotated[
@@ -282,6 +297,7 @@ def run(
     similarity: SimilaritySettings,
     cluster: ClusterSettings,
     split: SplitSettings,
+    flat: FlatSettings,
     expert: ExpertSettings,
     gate: GateSettings,
     evaluate: EvaluateSettings,
@@ -300,6 +316,7 @@ def run(
         similarity=similarity,
         cluster=cluster,
         split=split,
+        flat=flat,
         expert=expert,
         gate=gate,
         evaluate=evaluate,

@@ -89,10 +89,8 @@ class SplitSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertSettings(Settings):
-    """One expert: its network, Eq. 1 and the two-stage schedule (method section 3)."""
-
-    section: ClassVar[str] = "train-expert"
+class NetworkSettings(Settings):
+    """A classifier: its network and the two-stage schedule (method section 3)."""
 
     backbone: str = setting("vgg16", "any timm model, or vgg_small for the CPU")
     weights: str = setting(
@@ -120,6 +118,34 @@ class ExpertSettings(Settings):
     lambda1: float = setting(
         0.0005, "λ1: weight of tr(WWᵀ), the head's own weight decay", at_least=0
     )
+    precision: str = setting(
+        "auto",
+        "arithmetic: bfloat16 on CUDA and float32 on CPU when auto",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    seed: int = setting(
+        0, "seed of initial weights, order and views", at_least=0, at_most=MAX_SEED
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatSettings(NetworkSettings):
+    """One network over all classes, the paper's VGG16-Ext (method section 5)."""
+
+    section: ClassVar[str] = "train-flat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSettings(NetworkSettings):
+    """One expert: its network, Eq. 1 and the two-stage schedule (method section 3)."""
+
+    section: ClassVar[str] = "train-expert"
+
+    weights: str = setting(
+        "hub",
+        "hub (timm's pre-trained), flat (the trunk that train-flat trained), none, or "
+        "a local .safetensors or .pth file",
+    )
     lambda2: float = setting(
         0.001, "λ2: weight of the visual regulariser Ω", at_least=0
     )
@@ -129,13 +155,12 @@ class ExpertSettings(Settings):
     omega_momentum: float = setting(
         0.5, "share of the old Ω kept at each epoch's update", at_least=0, at_most=0.999
     )
-    precision: str = setting(
-        "auto",
-        "arithmetic: bfloat16 on CUDA and float32 on CPU when auto",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    seed: int = setting(
-        0, "seed of initial weights, order and views", at_least=0, at_most=MAX_SEED
+    others: float = setting(
+        0,
+        "images of other groups, as a share of the group's own, that teach an extra "
+        "output: none of these",
+        at_least=0,
+        at_most=100,
     )
 
 
@@ -154,7 +179,9 @@ class GateSettings(Settings):
         "same", "its network on images: a timm model, or the experts' own"
     )
     weights: str = setting(
-        "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
+        "hub",
+        "hub (timm's pre-trained), flat (the trunk that train-flat trained), none, or "
+        "a local .safetensors or .pth file",
     )
     augment: str = setting(
         "crop",
@@ -225,7 +252,16 @@ class MachineSettings(Settings):
     )
 
 
-FUSIONS = ("gate", "equal", "hard", "max-logit", "oracle")
+FUSIONS = (
+    "gate",
+    "equal",
+    "stacking",
+    "max-logit",
+    "coarse",
+    "hard",
+    "oracle",
+    "flat",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +299,7 @@ STAGES: tuple[type[Settings], ...] = (
     SimilaritySettings,
     ClusterSettings,
     SplitSettings,
+    FlatSettings,
     ExpertSettings,
     GateSettings,
     MachineSettings,

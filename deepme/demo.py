@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deepme.config import (
     FUSIONS,
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
+    FlatSettings,
     GateSettings,
     MachineSettings,
     SimilaritySettings,
@@ -23,21 +26,23 @@ IMAGES_PER_CLASS = 60
 
 def demo_recipe(seed: int = 0) -> Recipe:
     """Settings that train from scratch in minutes on two cores."""
+    network: dict[str, Any] = {
+        "backbone": "vgg_small",
+        "weights": "none",
+        "image_size": IMAGE_SIZE,
+        "warmup_epochs": 0,
+        "epochs": 15,
+        "batch_size": 32,
+        "lr": 0.05,
+        "lr_end": 0.002,
+        "seed": seed,
+    }
     return Recipe(
         similarity=SimilaritySettings(),
         cluster=ClusterSettings(num_groups=4, overlap=1.08, seed=seed),
         split=SplitSettings(test=0.2, seed=seed),
-        expert=ExpertSettings(
-            backbone="vgg_small",
-            weights="none",
-            image_size=IMAGE_SIZE,
-            warmup_epochs=0,
-            epochs=15,
-            batch_size=32,
-            lr=0.05,
-            lr_end=0.002,
-            seed=seed,
-        ),
+        flat=FlatSettings(**network),
+        expert=ExpertSettings(**network),
         gate=GateSettings(
             weights="none", epochs=10, batch_size=32, lr=0.05, lr_end=0.002, seed=seed
         ),

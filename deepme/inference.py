@@ -132,22 +132,43 @@ def outputs_of_experts(
         InputError: an unreadable image, by the policy.
     """
     experts = [workspace.expert(number + 1) for number in range(groups.num_groups)]
-    rows = split.rows(subset)
-    found = []
-    for expert in experts:
-        number = expert.training.group
-        path = workspace.outputs_path(subset, number)
-        header = Header(
-            kind=KIND,
-            schema_version=SCHEMA,
-            settings={"subset": subset, "features": with_features},
-            classes=groups.origin.header.classes,
-            made_from=workspace.made_from(expert.origin, split.origin),
+    return [
+        outputs_of(
+            expert,
+            workspace,
+            split,
+            subset,
+            compute=compute,
+            machine=machine,
+            with_features=with_features,
         )
-        if not _usable(workspace, path, header):
-            _compute_outputs(expert, split, rows, path, header, compute, machine)
-        found.append(load_outputs(path, len(rows), len(expert.training.outputs)))
-    return found
+        for expert in experts
+    ]
+
+
+def outputs_of(
+    expert: Expert,
+    workspace: Workspace,
+    split: Split,
+    subset: str,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+    with_features: bool,
+) -> Outputs:
+    """Load one expert's, or the flat network's, outputs; compute them if need be."""
+    rows = split.rows(subset)
+    path = workspace.outputs_path(subset, expert.training.group)
+    header = Header(
+        kind=KIND,
+        schema_version=SCHEMA,
+        settings={"subset": subset, "features": with_features},
+        classes=expert.origin.header.classes,
+        made_from=workspace.made_from(expert.origin, split.origin),
+    )
+    if not _usable(workspace, path, header):
+        _compute_outputs(expert, split, rows, path, header, compute, machine)
+    return load_outputs(path, len(rows), len(expert.training.outputs))
 
 
 def _usable(workspace: Workspace, path: Path, header: Header) -> bool:
@@ -174,7 +195,8 @@ def _compute_outputs(
     )
     network = load_network(expert).to(compute.device)
     with_features = bool(header.settings["features"])
-    label = f"expert {training.group}: outputs on {header.settings['subset']} images"
+    who = f"expert {training.group}" if training.group else "flat network"
+    label = f"{who}: outputs on {header.settings['subset']} images"
     with progress(label, len(rows), "images") as advance:
         save_outputs(
             path,

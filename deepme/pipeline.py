@@ -11,6 +11,7 @@ from deepme.config import (
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
+    FlatSettings,
     GateSettings,
     MachineSettings,
     SimilaritySettings,
@@ -25,6 +26,7 @@ from deepme.steps import (
     similarity,
     split,
     train_expert,
+    train_flat,
     train_gate,
 )
 from deepme.workspace import Workspace
@@ -37,10 +39,20 @@ class Recipe:
     similarity: SimilaritySettings
     cluster: ClusterSettings
     split: SplitSettings
+    flat: FlatSettings
     expert: ExpertSettings
     gate: GateSettings
     evaluate: EvaluateSettings
     machine: MachineSettings
+
+    @property
+    def needs_flat(self) -> bool:
+        """Whether any stage builds on the flat network."""
+        return (
+            self.cluster.method == "confusion"
+            or "flat" in (self.expert.weights, self.gate.weights)
+            or not {"flat", "coarse"}.isdisjoint(self.evaluate.fusion)
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ def run_all(
     matrix: str = "",
     figure_rank: int | None = None,
 ) -> Outcome:
-    """Run the seven stages on a user's images.
+    """Run all stages on a user's images.
 
     Args:
         recipe: the settings.
@@ -86,25 +98,36 @@ def run_all(
     if not classes and not matrix:
         class_folders(data)  # what is no folder is refused by its own name
     source = classes or ("" if matrix else str(data))
-    _announce(1, "similarity")
+    announce = _Announcer(8 if recipe.needs_flat else 7)
+    announce("similarity")
     similarity.run(recipe.similarity, workspace, classes=source, matrix=matrix)
-    _announce(2, "cluster")
+    announce("split")
+    split.run(recipe.split, recipe.machine, workspace, data=data, scan=False)
+    if recipe.needs_flat:
+        announce("train-flat")
+        train_flat.run(recipe.flat, recipe.machine, workspace)
+    announce("cluster")
     groups = cluster.run(recipe.cluster, workspace)
     for concern in cluster.concerns(recipe.cluster, groups):
         warn(concern)
-    _announce(3, "split")
-    split.run(recipe.split, recipe.machine, workspace, data=data, scan=False)
-    _announce(4, "train-expert")
+    announce("train-expert")
     for group in groups.groups:
         train_expert.run(recipe.expert, recipe.machine, workspace, group.number)
-    _announce(5, "train-gate")
+    announce("train-gate")
     train_gate.run(recipe.gate, recipe.machine, workspace)
-    _announce(6, "evaluate")
+    announce("evaluate")
     results = evaluate.run(recipe.evaluate, recipe.machine, workspace)
-    _announce(7, "plot-accuracy")
+    announce("plot-accuracy")
     figures = plot_accuracy.run(workspace, k=figure_rank)
     return Outcome(groups, results, figures)
 
 
-def _announce(number: int, stage: str) -> None:
-    note(f"[{number}/7] {stage}")
+class _Announcer:
+    """Counts the stages for the reader."""
+
+    def __init__(self, stages: int) -> None:
+        self.stages, self.number = stages, 0
+
+    def __call__(self, stage: str) -> None:
+        self.number += 1
+        note(f"[{self.number}/{self.stages}] {stage}")

@@ -6,6 +6,10 @@ from __future__ import annotations
 _NAMES = {
     ("ssc", "gate"): "deepme",
     ("ssc", "equal"): "deepme-nogate",
+    ("random", "gate"): "deepme-nossc",
+    ("windows", "stacking"): "dmde",
+    ("ssc", "max-logit"): "mixdcnn",
+    ("confusion", "coarse"): "hd-cnn",
 }
 
 
@@ -14,9 +18,11 @@ def system_name(method: str, fusion: str) -> str:
 
     Args:
         method: how the classes were grouped.
-        fusion: how the experts are weighed.
+        fusion: how the experts are weighed; ``flat`` asks none of them.
 
     Returns:
         The paper's name where it has one, else ``METHOD-FUSION``.
     """
+    if fusion == "flat":
+        return "vgg16-ext"
     return _NAMES.get((method, fusion), f"{method}-{fusion}")

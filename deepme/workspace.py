@@ -38,6 +38,7 @@ _COMMANDS = {
     "groups.json": "deepme cluster",
     "memberships.h5": "deepme cluster",
     "split.h5": "deepme split --data IMAGES",
+    "flat": "deepme train-flat",
     "gate": "deepme train-gate",
     "evaluation": "deepme evaluate",
 }
@@ -74,6 +75,11 @@ class Workspace:
         return self.root / "split.h5"
 
     @property
+    def flat_path(self) -> Path:
+        """flat/training.json."""
+        return self.root / "flat" / "training.json"
+
+    @property
     def gate_path(self) -> Path:
         """gate/training.json."""
         return self.root / "gate" / "training.json"
@@ -83,7 +89,7 @@ class Workspace:
         return self.root / "experts" / f"{number:02d}" / "training.json"
 
     def outputs_path(self, subset: str, number: int) -> Path:
-        """An expert's outputs on a subset."""
+        """An expert's outputs on a subset; number 0 stands for the flat network."""
         return self.root / "outputs" / subset / f"{number:02d}.h5"
 
     def evaluation_path(self, system: str) -> Path:
@@ -119,14 +125,14 @@ class Workspace:
         self._check(groups.origin)
         return groups
 
-    def split(self, groups: Groups) -> Split:
-        """Load split.h5 and check that it has the classes of the grouping."""
+    def split(self, parent: Origin) -> Split:
+        """Load split.h5 and check that it has the class list of another artifact."""
         self._require(self.split_path)
         split = load_split(self.split_path)
-        if split.origin.header.classes != groups.origin.header.classes:
+        if split.origin.header.classes != parent.header.classes:
             raise ArtifactError(
                 f"{self._show(self.split_path)} was made for another class list than "
-                "groups.json",
+                f"{parent.path.name}",
                 "rerun `deepme split --data IMAGES`",
             )
         return split
@@ -137,6 +143,13 @@ class Workspace:
         expert = load_training(self.expert_path(number))
         self._check(expert.origin)
         return expert
+
+    def flat(self) -> Expert:
+        """Load the flat network's training.json and check what it was made from."""
+        self._require(self.flat_path)
+        flat = load_training(self.flat_path, kind="flat")
+        self._check(flat.origin)
+        return flat
 
     def gate(self) -> Expert:
         """Load the gate's training.json and check what it was made from."""

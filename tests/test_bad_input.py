@@ -305,7 +305,7 @@ class TestUnreadableImages:
         assert invoke("split", "--data", images, "--test", 0.25).code == 0
         space = Workspace(workspace)
         groups = space.groups()
-        split = space.split(groups)
+        split = space.split(groups.origin)
         first, second = groups.members[0][:2]
         paths = []
         for label in (first, second):

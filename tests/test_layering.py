@@ -21,6 +21,7 @@ FLOORS = (
     ("workspace", "images", "devices"),
     ("inference",),
     ("training",),
+    ("scoring",),
     ("steps",),
     ("pipeline",),
     ("demo",),
@@ -48,7 +49,7 @@ KEEPERS = {
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),
     "torch": (
         *("core", "devices", "images.loading", "inference", "networks"),
-        *("steps", "storage.tensors", "training"),
+        *("scoring", "steps", "storage.tensors", "training"),
     ),
 }
 

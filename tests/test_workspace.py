@@ -133,7 +133,7 @@ class TestLoading:
         header = replace(groups.origin.header, classes="0" * 64)
         other = replace(groups, origin=replace(groups.origin, header=header))
         with pytest.raises(ArtifactError, match="was made for another class list"):
-            workspace.split(other)
+            workspace.split(other.origin)
 
     def test_copied_workspace_is_current(self, workspace: Workspace, tmp_path: Path):
         copy = Workspace(Path(shutil.copytree(workspace.root, tmp_path / "copy")))

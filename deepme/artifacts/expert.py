@@ -23,6 +23,9 @@ from deepme.storage.json import read_json, write_json
 KIND, SCHEMA = "expert", 1
 OMEGA_KIND, OMEGA_SCHEMA = "visual-similarity", 1
 
+NONE_OF_THESE = ""
+"""What an expert's last output stands for if it learned images of other groups."""
+
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,9 @@ class Training:
     """What training.json holds, for an expert or the gate.
 
     Attributes:
-        group: the group's number; 0 for the gate.
-        outputs: what each output stands for: class ids, or group numbers as text.
+        group: the group's number; 0 for the gate and the flat network.
+        outputs: what each output stands for: class ids, perhaps `NONE_OF_THESE` after
+            them, or group numbers as text.
         num_features: width d of the last layer's input.
         images: training images.
         backbone: the network's timm name.
@@ -101,7 +105,7 @@ def save_training(path: Path, header: Header, training: Training) -> str:
 
 
 def load_training(path: Path, kind: str = KIND) -> Expert:
-    """Load training.json of an expert or, with kind ``gate``, of the gate.
+    """Load training.json of an expert, or with kind ``gate`` or ``flat`` of those.
 
     Raises:
         ArtifactError: missing or corrupt.

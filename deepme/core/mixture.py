@@ -94,6 +94,26 @@ def gate_confidences(gate_logits_BT: Tensor) -> tuple[Tensor, Tensor]:
     return s_BT, s_BT / s_BT.norm(dim=1, keepdim=True)
 
 
+def class_log_probabilities(
+    logits: Sequence[Tensor], *, members: Members
+) -> list[Tensor]:
+    """Compute log f_t over the classes of each expert.
+
+    Args:
+        logits: T tensors (B, C_t) float, or (B, C_t + 1) where the expert has an output
+            for none of its classes; that one takes its share and is left out.
+        members: the classes of the T experts.
+
+    Returns:
+        T tensors (B, C_t) float ≤ 0; where nothing is left out, each row's
+        probabilities sum to 1.
+    """
+    return [
+        logits_BC.log_softmax(dim=1)[:, :size]
+        for logits_BC, size in zip(logits, members.sizes, strict=True)
+    ]
+
+
 def fuse(
     probabilities: Sequence[Tensor], *, members: Members, weights_BT: Tensor
 ) -> Tensor:
@@ -151,6 +171,40 @@ def hard_weights(s_BT: Tensor) -> Tensor:
     """
     best_B = s_BT.argmax(dim=1)
     return functional.one_hot(best_B, s_BT.shape[1]).to(s_BT.dtype)
+
+
+def stack(probabilities: Sequence[Tensor], *, members: Members) -> Tensor:
+    """Average over the experts that know a class: F_k = mean_{t: k ∈ G_t} f_t^(k).
+
+    The stacking of DMDE (our reconstruction); against equal weights, a class that is
+    in several groups has no head start.
+
+    Args:
+        probabilities: T tensors (B, C_t) float, f_t.
+        members: the classes of the T experts.
+
+    Returns:
+        (B, N) float ≥ 0.
+    """
+    ones_BT = probabilities[0].new_ones(len(probabilities[0]), len(probabilities))
+    scores_BN = fuse(probabilities, members=members, weights_BT=ones_BT)
+    return scores_BN / (members.position_NT >= 0).sum(dim=1)
+
+
+def coarse_weights(probability_BN: Tensor, *, members: Members) -> Tensor:
+    """Weigh by what a flat network says of each group: φ_t = Σ_{k ∈ G_t} P_k / n_k.
+
+    The coarse classifier of HD-CNN (Yan et al., 2015), n_k the groups that hold k.
+
+    Args:
+        probability_BN: (B, N) float, the flat network's softmax.
+        members: the classes of the T experts.
+
+    Returns:
+        (B, T) float; each row sums to 1.
+    """
+    holds_NT = (members.position_NT >= 0).to(probability_BN.dtype)
+    return probability_BN @ (holds_NT / holds_NT.sum(dim=1, keepdim=True))
 
 
 def max_logit_weights(logits: Sequence[Tensor]) -> Tensor:

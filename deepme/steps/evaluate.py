@@ -1,17 +1,12 @@
 """evaluate: how well the mixture does on the test images (method sections 4 and 5)."""
 
-# ruff: noqa: N803, N806, N815
+# ruff: noqa: N806
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from deepme.artifacts.evaluation import (
     KIND,
@@ -25,34 +20,18 @@ from deepme.artifacts.evaluation import (
 from deepme.artifacts.expert import Expert
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.split import Split
-from deepme.config import EvaluateSettings, GateSettings, MachineSettings
+from deepme.config import EvaluateSettings, MachineSettings
 from deepme.core.metrics import CalibrationBins, SparseConfusions, TopKCounts
-from deepme.core.mixture import (
-    Members,
-    equal_weights,
-    fuse,
-    gate_confidences,
-    hard_weights,
-    max_logit_weights,
-    normalize_scores,
-    oracle_weights,
-)
+from deepme.core.mixture import Members, normalize_scores
 from deepme.devices import choose_compute
 from deepme.errors import InputError
-from deepme.images.loading import ImageDataset
-from deepme.images.unreadable import UnreadableImages
-from deepme.inference import build_gate, load_weights, outputs_of_experts
+from deepme.inference import outputs_of, outputs_of_experts
 from deepme.progress import note, progress
-from deepme.settings import resolve
+from deepme.scoring import NEEDS_FLAT, NEEDS_GATE, Voters, Votes, score, weigh
 from deepme.storage.header import Header
 from deepme.systems import system_name
-from deepme.training.gate import GateImages, gate_batches
+from deepme.training.gate import GateImages
 from deepme.workspace import Workspace
-
-NEEDS_GATE = ("gate", "hard")
-"""The fusions that ask the gate; the others work on the experts alone."""
-
-BATCH_SIZE = 256
 
 
 def run(
@@ -73,49 +52,75 @@ def run(
         InputError: there is no test image.
     """
     groups = workspace.groups()
-    split = workspace.split(groups)
-    compute = choose_compute(machine, "auto")
-    gate = None
-    if any(fusion in NEEDS_GATE for fusion in settings.fusion):
-        gate = workspace.gate()
+    split = workspace.split(groups.origin)
+    asked = set(settings.fusion)
+    gate = workspace.gate() if asked & NEEDS_GATE else None
+    flat = workspace.flat() if asked & NEEDS_FLAT else None
     with workspace.lock():
-        outputs = outputs_of_experts(
-            workspace,
-            groups,
-            split,
-            "test",
-            compute=compute,
-            machine=machine,
-            with_features=gate is not None and _sees_features(gate),
-        )
-        experts = workspace.made_from(*(output.origin for output in outputs))
-        mixture = experts | (workspace.made_from(gate.origin) if gate else {})
+        voters = _voters(workspace, groups, split, machine, gate, flat)
         headers = {
-            fusion: _header(
-                groups, settings, fusion, mixture if fusion in NEEDS_GATE else experts
-            )
+            fusion: _header(groups, settings, fusion, _lineage(fusion, voters))
             for fusion in settings.fusion
         }
         paths = {fusion: _path(workspace, groups, fusion) for fusion in headers}
         if all(workspace.is_current(paths[name], headers[name]) for name in headers):
             note("the evaluation is up to date")
             return [load_evaluation(path).content for path in paths.values()]
-        images = GateImages.of(split.images, split.rows("test"), outputs)
-        if not images.readable.any():
+        if not len(voters.positions):
             raise InputError(
                 "the split has no test image that can be read",
                 "rerun `deepme split` with a larger --test",
             )
-        members = Members.of(
-            [some.tolist() for some in groups.members], num_classes=groups.num_classes
-        )
+        members = voters.members
         counters = {fusion: _Counter(members, settings.topk) for fusion in headers}
-        scorer = _GateScorer(workspace, groups, split, gate, machine)
-        _count(images, members, counters, scorer)
+        _count(voters, counters)
         return [
-            _save(groups, images, paths[fusion], headers[fusion], counter)
+            _save(groups, voters.images, paths[fusion], headers[fusion], counter)
             for fusion, counter in counters.items()
         ]
+
+
+def _voters(
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    machine: MachineSettings,
+    gate: Expert | None,
+    flat: Expert | None,
+) -> Voters:
+    compute = choose_compute(machine, "auto")
+    outputs = outputs_of_experts(
+        workspace,
+        groups,
+        split,
+        "test",
+        compute=compute,
+        machine=machine,
+        with_features=gate is not None and _sees_features(gate),
+    )
+    images = GateImages.of(split.images, split.rows("test"), outputs)
+    flat_outputs = None
+    if flat is not None:
+        flat_outputs = outputs_of(
+            flat,
+            workspace,
+            split,
+            "test",
+            compute=compute,
+            machine=machine,
+            with_features=False,
+        )
+    return Voters(workspace, groups, split, machine, images, gate, flat_outputs)
+
+
+def _lineage(fusion: str, voters: Voters) -> dict[str, str]:
+    """What a fusion's result is made from."""
+    origins = [output.origin for output in voters.images.outputs]
+    if fusion in NEEDS_GATE and voters.gate:
+        origins.append(voters.gate.origin)
+    if fusion in NEEDS_FLAT and voters.flat:
+        origins.append(voters.flat.origin)
+    return voters.workspace.made_from(*origins)
 
 
 def _path(workspace: Workspace, groups: Groups, fusion: str) -> Path:
@@ -139,52 +144,6 @@ def _sees_features(gate: Expert) -> bool:
     return bool(gate.origin.header.settings["input"] == "features")
 
 
-class _Vote(NamedTuple):
-    """What the fusions need of a batch."""
-
-    labels_B: Tensor
-    logits: list[Tensor]
-    probabilities: list[Tensor]
-    s_BT: Tensor | None
-
-
-@dataclass
-class _GateScorer:
-    """The trained gate over the test images, in batches; None without a gate."""
-
-    workspace: Workspace
-    groups: Groups
-    split: Split
-    gate: Expert | None
-    machine: MachineSettings
-
-    def batches(
-        self, images: GateImages, positions: NDArray[np.int64]
-    ) -> Iterator[Tensor | None]:
-        """Yield s (B, T) for every `BATCH_SIZE` positions."""
-        if self.gate is None:
-            yield from (None for _ in range(0, len(positions), BATCH_SIZE))
-            return
-        compute = choose_compute(self.machine, "auto")
-        recorded = dict(self.gate.origin.header.settings)
-        recorded |= {"batch_size": BATCH_SIZE, "weights": "none"}
-        settings = resolve(GateSettings, {}, **recorded)
-        size = self.gate.training.image_size
-        network = build_gate(settings, self.workspace, self.groups, size, "none")
-        wanted = network.state_dict()
-        network.load_state_dict(load_weights(self.gate, self.gate.weights, wanted))
-        network.eval().to(compute.device)
-        dataset = ImageDataset(self.split.images, size=size, augment=False, seed=0)
-        policy = UnreadableImages(self.split.images, len(positions), False, 0.0)
-        workers = self.machine.workers
-        for batch in gate_batches(images, positions, settings, dataset, workers):
-            # Every expert has read these images before: failing now is no policy case.
-            policy.record(batch.unreadable)
-            with torch.inference_mode(), compute.autocast():
-                logits_BT, _ = network(batch.inputs.to(compute.device))
-            yield gate_confidences(logits_BT.float().cpu())[0]
-
-
 class _Counter:
     """All counters of one fusion; linear in N and in the number of errors."""
 
@@ -197,11 +156,10 @@ class _Counter:
         self.chosen_T = torch.zeros(len(members.sizes), dtype=torch.float64)
         self.right_group = 0.0
 
-    def update(self, vote: _Vote, weights_BT: Tensor) -> None:
-        labels_B = vote.labels_B
-        scores_BN = normalize_scores(
-            fuse(vote.probabilities, members=self.members, weights_BT=weights_BT)
-        )
+    def update(self, fusion: str, votes: Votes) -> None:
+        labels_B = votes.labels_B
+        weights_BT = weigh(fusion, votes)
+        scores_BN = normalize_scores(score(fusion, votes, weights_BT))
         self.system.update(scores_BN, labels_B=labels_B)
         self.confusions.update(scores_BN, labels_B=labels_B)
         confidence_B, predicted_B = scores_BN.max(dim=1)
@@ -214,43 +172,17 @@ class _Counter:
         for t, counts in enumerate(self.experts):
             position_B = self.members.position_NT[labels_B, t]
             inside_B = position_B >= 0
-            counts.update(vote.logits[t][inside_B], labels_B=position_B[inside_B])
-
-
-def _count(
-    images: GateImages,
-    members: Members,
-    counters: dict[str, _Counter],
-    scorer: _GateScorer,
-) -> None:
-    positions = np.flatnonzero(images.readable)
-    starts = range(0, len(positions), BATCH_SIZE)
-    with progress("evaluating", len(positions), "images") as advance:
-        gate = scorer.batches(images, positions)
-        for start, s_BT in zip(starts, gate, strict=True):
-            some = positions[start : start + BATCH_SIZE]
-            logits = images.logits(some)
-            vote = _Vote(
-                labels_B=torch.from_numpy(images.labels[some]),
-                logits=logits,
-                probabilities=[logits_BC.softmax(dim=1) for logits_BC in logits],
-                s_BT=s_BT,
+            counts.update(
+                votes.class_logits[t][inside_B], labels_B=position_B[inside_B]
             )
+
+
+def _count(voters: Voters, counters: dict[str, _Counter]) -> None:
+    with progress("evaluating", len(voters.positions), "images") as advance:
+        for votes in voters.batches():
             for fusion, counter in counters.items():
-                counter.update(vote, _weights(fusion, vote, members))
-            advance(len(some))
-
-
-def _weights(fusion: str, vote: _Vote, members: Members) -> Tensor:
-    if fusion in NEEDS_GATE:
-        assert vote.s_BT is not None, "run() loads the gate for these fusions"
-        return vote.s_BT if fusion == "gate" else hard_weights(vote.s_BT)
-    if fusion == "equal":
-        return equal_weights(len(vote.labels_B), num_experts=len(members.sizes))
-    if fusion == "max-logit":
-        return max_logit_weights(vote.logits)
-    assert fusion == "oracle", fusion
-    return oracle_weights(vote.labels_B, members=members)
+                counter.update(fusion, votes)
+            advance(len(votes.labels_B))
 
 
 def _save(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepme.artifacts.groups import Groups
+from deepme.artifacts.similarity import Similarity
 from deepme.artifacts.split import Split, save_split, split_header
 from deepme.config import MachineSettings, SplitSettings
 from deepme.images.index import Found, find_images
@@ -58,7 +58,7 @@ def run(
     Args:
         settings: shares and seed.
         machine: workers for the scan.
-        workspace: with groups.json.
+        workspace: with similarity.h5.
         data: a folder of class folders, a tar file, or a folder of tar files.
         scan: decode every image once and list the bad ones.
 
@@ -68,28 +68,29 @@ def run(
     Raises:
         InputError: no image of any class.
     """
-    groups = workspace.groups()
+    similarity = workspace.similarity()
+    index = {name: position for position, name in enumerate(similarity.classes)}
     with workspace.lock():
         with progress("indexing", None, "images") as advance:
-            found = find_images(data, groups.index, advance)
+            found = find_images(data, index, advance)
         header = split_header(
-            groups.origin.header.classes,
+            similarity.origin.header.classes,
             settings.to_dict()
             | {"data": str(found.images.root), "fingerprint": found.fingerprint},
         )
         if workspace.is_current(workspace.split_path, header):
             note(f"the split is up to date: {workspace.split_path}")
         else:
-            _save(settings, workspace, groups, found, header)
-    split = workspace.split(groups)
+            _save(settings, workspace, len(index), found, header)
+    split = workspace.split(similarity.origin)
     bad = _scan(split, machine.workers) if scan else None
-    return _report(groups, split, found, bad)
+    return _report(similarity, split, found, bad)
 
 
 def _save(
     settings: SplitSettings,
     workspace: Workspace,
-    groups: Groups,
+    num_classes: int,
     found: Found,
     header: Header,
 ) -> None:
@@ -97,21 +98,24 @@ def _save(
         found.images, val=settings.val, test=settings.test, seed=settings.seed
     )
     path = workspace.split_path
-    save_split(path, header, found.images, subset, groups.num_classes)
+    save_split(path, header, found.images, subset, num_classes)
 
 
 def _report(
-    groups: Groups, split: Split, found: Found, bad: list[tuple[str, str]] | None
+    similarity: Similarity,
+    split: Split,
+    found: Found,
+    bad: list[tuple[str, str]] | None,
 ) -> SplitReport:
     per_class = split.counts.sum(axis=0)
     train, val, test = (int(count) for count in split.counts.sum(axis=1))
-    classes = groups.content.classes
+    classes = similarity.classes
     return SplitReport(
         images=len(split.images),
         train=train,
         val=val,
         test=test,
-        classes=groups.num_classes,
+        classes=len(classes),
         empty_classes=[classes[index] for index in np.flatnonzero(per_class == 0)],
         unknown_folders=list(found.unknown),
         bytes_per_image=(split.images.nbytes + split.subset.nbytes)

@@ -8,19 +8,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepme.artifacts.expert import KIND, SCHEMA, Training, save_omega
-from deepme.artifacts.groups import Group, Groups
-from deepme.artifacts.split import SUBSETS, Split
+from deepme.artifacts.expert import KIND, NONE_OF_THESE, SCHEMA, save_omega
+from deepme.artifacts.groups import Groups
+from deepme.artifacts.similarity import Similarity
+from deepme.artifacts.split import Split
 from deepme.config import ExpertSettings, MachineSettings
 from deepme.devices import choose_compute
-from deepme.errors import InputError
-from deepme.images.unreadable import UnreadableImages
 from deepme.progress import note
 from deepme.storage.header import Header
+from deepme.training.classify import (
+    first_weights,
+    policy_for,
+    require_images,
+    train,
+    training_of,
+)
 from deepme.training.expert import ExpertTask
-from deepme.training.loop import fit
-from deepme.training.record import identifying_settings, save_result, versions
-from deepme.training.run import Run, Stage
+from deepme.training.record import identifying_settings, save_result
+from deepme.training.run import Run
 from deepme.workspace import Workspace
 
 
@@ -49,16 +54,17 @@ def run(
     """
     groups = workspace.groups()
     group = groups.group(number)
-    split = workspace.split(groups)
+    split = workspace.split(groups.origin)
     similarity = workspace.similarity()
-    compute = choose_compute(machine, settings.precision)
+    weights, sources = first_weights(settings.weights, workspace)
+    origins = (groups.origin, split.origin, similarity.origin, *sources)
     path = workspace.expert_path(number)
     identity = Header(
         kind=KIND,
         schema_version=SCHEMA,
         settings=identifying_settings(settings),
         classes=groups.origin.header.classes,
-        made_from=workspace.made_from(groups.origin, split.origin, similarity.origin),
+        made_from=workspace.made_from(*origins),
     )
     with workspace.lock(path.parent):
         checkpoint = path.with_name("checkpoint.safetensors")
@@ -67,100 +73,72 @@ def run(
             note(f"expert {number} is up to date: {path}")
             return path
         members = groups.members[number - 1]
-        _require_images(groups, group, split, members)
-        torch.manual_seed(_seed(settings.seed, number))
-        task = ExpertTask(
-            settings,
-            compute,
-            split=split,
-            members=members,
-            theta=similarity.theta(members),
-            unreadable=_policy(split, members, machine),
-            workers=machine.workers,
-        )
-        training = Run(
-            label=f"expert {number} ({group.name})",
-            task=task,
-            stages=_stages(settings),
-            unreadable=task.unreadable,
-            checkpoint=checkpoint,
-            identity=identity,
-            device=compute.device,
-            batch_size=settings.batch_size,
-            checkpoint_seconds=60 * machine.checkpoint_minutes,
-        )
-        fit(training)
-        _save(workspace, path, group, task, training)
+        require_images(similarity, split, members, f"group {number}")
+        task = _task(settings, machine, similarity, split, members, number, weights)
+        label = f"expert {number} ({group.name})"
+        done = train(task, machine, identity, checkpoint, label)
+        _save(workspace, path, groups, number, task, done)
         checkpoint.unlink(missing_ok=True)
     return path
 
 
-def _stages(settings: ExpertSettings) -> tuple[Stage, ...]:
-    return (
-        Stage(
-            name="warmup",
-            epochs=settings.warmup_epochs,
-            lr=settings.warmup_lr,
-            lr_end=settings.warmup_lr_end,
-        ),
-        Stage(
-            name="finetune",
-            epochs=settings.epochs,
-            lr=settings.lr,
-            lr_end=settings.lr_end,
-        ),
+def _task(
+    settings: ExpertSettings,
+    machine: MachineSettings,
+    similarity: Similarity,
+    split: Split,
+    members: NDArray[np.int64],
+    number: int,
+    weights: str,
+) -> ExpertTask:
+    # Other first weights for every group, from one seed.
+    seeds = np.random.SeedSequence([settings.seed, number])
+    torch.manual_seed(int(seeds.generate_state(1)[0]))
+    return ExpertTask(
+        settings,
+        choose_compute(machine, settings.precision),
+        split=split,
+        members=members,
+        unreadable=policy_for(split, members, machine),
+        workers=machine.workers,
+        weights=weights,
+        other_rows=_other_rows(settings, split, members, np.random.default_rng(seeds)),
+        theta=similarity.theta(members),
     )
 
 
-def _require_images(
-    groups: Groups, group: Group, split: Split, members: NDArray[np.int64]
-) -> None:
-    counts = split.counts[SUBSETS.index("train")][members]
-    empty = members[counts == 0]
-    if len(empty):
-        raise InputError(
-            f"{len(empty):,} of the {len(members):,} classes of group {group.number} "
-            f"have no training image, first {groups.name_of(int(empty[0]))}",
-            "add images and rerun `deepme split`, or leave these classes out of the "
-            "list for `deepme similarity`",
-        )
-
-
-def _policy(
-    split: Split, members: NDArray[np.int64], machine: MachineSettings
-) -> UnreadableImages:
-    num_images = int(split.counts[:2, members].sum())
-    skip = machine.on_bad == "skip"
-    return UnreadableImages(split.images, num_images, skip, machine.max_bad)
-
-
-def _seed(seed: int, number: int) -> int:
-    """Other first weights for every group, from one seed."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def _other_rows(
+    settings: ExpertSettings,
+    split: Split,
+    members: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Draw training images of other groups, once for the whole training."""
+    outside = np.setdiff1d(np.arange(split.num_classes), members)
+    rows = split.rows("train", outside)
+    wanted = round(settings.others * len(split.rows("train", members)))
+    return rng.choice(rows, size=min(wanted, len(rows)), replace=False)
 
 
 def _save(
-    workspace: Workspace, path: Path, group: Group, task: ExpertTask, run: Run
+    workspace: Workspace,
+    path: Path,
+    groups: Groups,
+    number: int,
+    task: ExpertTask,
+    run: Run,
 ) -> None:
     omega_path = path.with_name("visual_similarity.h5")
     omega = task.omega.cpu().numpy()
     omega_sha256 = save_omega(omega_path, omega, run.identity.made_from)
-    training = Training(
-        group=group.number,
-        outputs=group.classes,
-        num_features=task.network.head.in_features,
-        images=len(task.train_rows),
-        backbone=task.settings.backbone,
-        image_size=task.settings.image_size,
-        history=tuple(run.history),
-        skipped=run.unreadable.listed(),
-        versions=versions(),
-    )
+    classes = groups.group(number).classes
+    has_none = task.network.head.out_features > len(classes)
+    outputs = (*classes, NONE_OF_THESE) if has_none else classes
     save_result(
         workspace,
         path,
         run.identity,
         task.network,
-        training,
+        training_of(task, run, group=number, outputs=outputs),
         beside={omega_path: omega_sha256},
     )

@@ -21,6 +21,7 @@ from deepme.images.unreadable import UnreadableImages
 from deepme.inference import build_gate, outputs_of_experts
 from deepme.progress import note
 from deepme.storage.header import Header
+from deepme.training.classify import first_weights
 from deepme.training.gate import GateImages, GateTask
 from deepme.training.loop import fit
 from deepme.training.record import identifying_settings, save_result, versions
@@ -45,9 +46,10 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         Interrupted: stopped by a signal, with a checkpoint.
     """
     groups = workspace.groups()
-    split = workspace.split(groups)
+    split = workspace.split(groups.origin)
     compute = choose_compute(machine, settings.precision)
     first = workspace.expert(1).training
+    weights, sources = first_weights(settings.weights, workspace)
     if settings.backbone == "same":
         settings = replace(settings, backbone=first.backbone)
     path = workspace.gate_path
@@ -62,7 +64,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
             schema_version=SCHEMA,
             settings=identifying_settings(settings),
             classes=groups.origin.header.classes,
-            made_from=workspace.made_from(*origins),
+            made_from=workspace.made_from(*origins, *sources),
         )
         checkpoint = path.with_name("checkpoint.safetensors")
         if workspace.is_current(path, identity):
@@ -78,9 +80,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
             split=split,
             train=train,
             val=val,
-            network=build_gate(
-                settings, workspace, groups, first.image_size, settings.weights
-            ),
+            network=build_gate(settings, workspace, groups, first.image_size, weights),
             image_size=first.image_size,
         )
         training = _run_of(settings, machine, task, checkpoint, identity)

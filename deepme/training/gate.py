@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import ImageIndex
 from deepme.config import GateSettings
 from deepme.core.gate_loss import GateLossWeights, gate_objective
-from deepme.core.mixture import Members
+from deepme.core.mixture import Members, class_log_probabilities
 from deepme.devices import Compute
 from deepme.images.loading import (
     Batch,
@@ -159,13 +158,15 @@ class GateTask:
             gate_logits_BT, _ = self.network(batch.inputs.to(self.compute.device))
         gate_logits_BT = gate_logits_BT.float()
         positions = np.searchsorted(self.train.rows, batch.rows.numpy())
-        log_probabilities = [
-            functional.log_softmax(logits_BC.to(self.compute.device), dim=1)
+        expert_logits = [
+            logits_BC.to(self.compute.device)
             for logits_BC in self.train.logits(positions)
         ]
         total, parts = gate_objective(
             gate_logits_BT,
-            log_probabilities=log_probabilities,
+            log_probabilities=class_log_probabilities(
+                expert_logits, members=self.members
+            ),
             labels_B=labels_B,
             members=self.members,
             weights=self.weights,

@@ -57,7 +57,7 @@ class HandMade:
         rng = np.random.default_rng(7)
         self.workspace = workspace
         groups = workspace.groups()
-        split = workspace.split(groups)
+        split = workspace.split(groups.origin)
         self.members = groups.members
         self.rows = split.rows("test")
         readable = np.ones(len(self.rows), dtype=bool)
@@ -78,7 +78,7 @@ class HandMade:
 
     def _save_training(self, path: Path, kind: str, settings: Any, group: int) -> None:
         groups = self.workspace.groups()
-        split = self.workspace.split(groups)
+        split = self.workspace.split(groups.origin)
         outputs = groups.group(group).classes if group else ("1", "2", "3")
         header = Header(
             kind=kind,
@@ -112,7 +112,7 @@ class HandMade:
             settings={"subset": "test", "features": False},
             classes=groups.origin.header.classes,
             made_from=workspace.made_from(
-                workspace.expert(number).origin, workspace.split(groups).origin
+                workspace.expert(number).origin, workspace.split(groups.origin).origin
             ),
         )
         batch = (slice(0, len(logits)), logits, np.empty((0, 4), np.float32), readable)
@@ -325,7 +325,7 @@ class TestRealGate:
     def test_s_is_the_gates_softmax_of_the_centre_view(self, tiny_workspace):
         workspace = Workspace(tiny_workspace)
         groups = workspace.groups()
-        split = workspace.split(groups)
+        split = workspace.split(groups.origin)
         dataset = ImageDataset(split.images, size=8, augment=False, seed=0)
         network = load_network(workspace.gate())
         right = []

@@ -41,7 +41,7 @@ def run(
 
 
 def load(workspace: Workspace) -> Split:
-    return workspace.split(workspace.groups())
+    return workspace.split(workspace.groups().origin)
 
 
 def subsets(split: Split) -> dict[str, int]:

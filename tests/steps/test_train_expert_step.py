@@ -60,7 +60,7 @@ class TestResult:
         assert training.backbone == "vgg_small"
         assert training.image_size == 8
         assert training.num_features == 256
-        split = workspace.split(workspace.groups())
+        split = workspace.split(workspace.groups().origin)
         members = workspace.groups().members[1]
         assert training.images == len(split.rows("train", members))
         assert [(e.stage, e.epoch) for e in training.history] == [

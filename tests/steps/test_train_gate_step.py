@@ -52,7 +52,7 @@ class TestResult:
         assert training.group == 0
         assert training.outputs == ("1", "2", "3")
         assert training.backbone == "vgg_small"
-        split = workspace.split(workspace.groups())
+        split = workspace.split(workspace.groups().origin)
         assert training.images == len(split.rows("train"))
         assert [(e.stage, e.epoch) for e in training.history] == [("gate", 1)]
         assert 0 <= training.history[0].val_top1 <= 1

@@ -1,0 +1,76 @@
+"""train-flat: one network over all classes, the paper's VGG16-Ext."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepme.artifacts.expert import SCHEMA
+from deepme.config import FlatSettings, MachineSettings
+from deepme.devices import choose_compute
+from deepme.progress import note
+from deepme.storage.header import Header
+from deepme.training.classifier import ClassifierTask
+from deepme.training.classify import policy_for, require_images, train, training_of
+from deepme.training.record import identifying_settings, save_result
+from deepme.workspace import Workspace
+
+
+def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) -> Path:
+    """Train the flat network, or take up where an earlier run stopped.
+
+    It is the yardstick for every mixture, and three things can build on it: groups
+    (``cluster --method confusion``), experts (``train-expert --weights flat``) and the
+    gate (``train-gate --weights flat``).
+
+    Args:
+        settings: network and schedule.
+        machine: device, workers and the policy for unreadable images.
+        workspace: with similarity.h5 and split.h5.
+
+    Returns:
+        The path of its training.json.
+
+    Raises:
+        UsageError: no such backbone or device.
+        InputError: a class without training images, or unreadable ones.
+        TrainingError: the loss is not finite.
+        Interrupted: stopped by a signal, with a checkpoint.
+    """
+    similarity = workspace.similarity()
+    split = workspace.split(similarity.origin)
+    compute = choose_compute(machine, settings.precision)
+    path = workspace.flat_path
+    identity = Header(
+        kind="flat",
+        schema_version=SCHEMA,
+        settings=identifying_settings(settings),
+        classes=similarity.origin.header.classes,
+        made_from=workspace.made_from(split.origin),
+    )
+    with workspace.lock(path.parent):
+        checkpoint = path.with_name("checkpoint.safetensors")
+        if workspace.is_current(path, identity):
+            checkpoint.unlink(missing_ok=True)
+            note(f"the flat network is up to date: {path}")
+            return path
+        members = np.arange(len(similarity.classes))
+        require_images(similarity, split, members, "the class list")
+        torch.manual_seed(settings.seed)
+        task = ClassifierTask(
+            settings,
+            compute,
+            split=split,
+            members=members,
+            unreadable=policy_for(split, members, machine),
+            workers=machine.workers,
+            weights=settings.weights,
+            other_rows=np.empty(0, dtype=np.int64),
+        )
+        done = train(task, machine, identity, checkpoint, "flat network")
+        training = training_of(task, done, group=0, outputs=similarity.classes)
+        save_result(workspace, path, identity, task.network, training, beside={})
+        checkpoint.unlink(missing_ok=True)
+    return path

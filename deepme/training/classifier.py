@@ -1,0 +1,165 @@
+"""The task of training one network to tell classes apart (method section 3)."""
+
+# ruff: noqa: N803, N806
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deepme.artifacts.split import Split
+from deepme.config import NetworkSettings
+from deepme.core.regularizers import expert_objective
+from deepme.devices import Compute
+from deepme.images.loading import (
+    Batch,
+    ImageDataset,
+    evaluation_batches,
+    training_batches,
+)
+from deepme.images.unreadable import UnreadableImages
+from deepme.networks import create_network
+from deepme.training.run import Loss, Stage
+
+S = TypeVar("S", bound=NetworkSettings)
+
+
+class ClassifierTask(Generic[S]):
+    """A network, the images of its classes, and cross-entropy with λ₁'s ridge.
+
+    As it is, the paper's VGG16-Ext over all classes; `ExpertTask` adds Eq. 1's
+    regularisers.
+
+    Args:
+        settings: network and schedule.
+        compute: the device.
+        split: the images.
+        members: (C,) int64, positions of the classes in the class list, ascending.
+        unreadable: the policy for bad images.
+        workers: processes that decode.
+        weights: the trunk's first weights: hub, none, or a local file.
+        other_rows: (M,) int64, rows of images of other classes. Where there are any,
+            the network has an output C beyond the classes for all of them.
+    """
+
+    def __init__(
+        self,
+        settings: S,
+        compute: Compute,
+        *,
+        split: Split,
+        members: NDArray[np.int64],
+        unreadable: UnreadableImages,
+        workers: int,
+        weights: str,
+        other_rows: NDArray[np.int64],
+    ) -> None:
+        """Build the network with weights drawn from torch's global random state."""
+        self.settings, self.compute, self.workers = settings, compute, workers
+        self.unreadable = unreadable
+        self.num_classes = len(members)
+        self.network = create_network(
+            settings.backbone,
+            len(members) + bool(len(other_rows)),
+            weights=weights,
+            image_size=settings.image_size,
+        ).to(compute.device)
+        self.dataset = ImageDataset(
+            split.images,
+            size=settings.image_size,
+            augment=settings.augment == "crop",
+            seed=settings.seed,
+        )
+        own_rows = split.rows("train", members)
+        self.train_rows = np.sort(np.concatenate([own_rows, other_rows]))
+        self.val_rows = split.rows("val", members)
+        self.steps_per_epoch = -(-len(self.train_rows) // settings.batch_size)
+        self.position_N = torch.full((split.num_classes,), len(members))
+        self.position_N[torch.from_numpy(members)] = torch.arange(len(members))
+
+    def start(self, stage: Stage) -> list[dict[str, Any]]:
+        """Warm-up trains the head on a frozen trunk, fine-tuning trains all.
+
+        λ1 is the head's weight decay, so the optimizer applies none to it.
+        """
+        head_only = stage.name == "warmup"
+        trunk = self.network.trunk
+        self.network.train()
+        trunk.train(not head_only).requires_grad_(not head_only)
+        common = {"momentum": self.settings.momentum}
+        groups = [{"params": self.network.head.parameters(), **common}]
+        if not head_only:
+            decay = {"weight_decay": self.settings.weight_decay}
+            groups.insert(0, {"params": trunk.parameters(), **common, **decay})
+        return groups
+
+    def batches(self, epochs: range, first_step: int) -> Iterator[Batch]:
+        """Stream training views."""
+        return training_batches(
+            self.dataset,
+            self.train_rows,
+            self.settings.batch_size,
+            epochs=epochs,
+            first_step=first_step,
+            workers=self.workers,
+        )
+
+    def loss(self, batch: Batch) -> Loss:
+        """Compute the objective of a batch."""
+        labels_B = self._move(self.position_N[batch.labels])
+        with self.compute.autocast():
+            logits_BC, features_Bd = self.network(self._move(batch.inputs))
+        logits_BC = logits_BC.float()
+        total, parts = self.objective(logits_BC, features_Bd.detach(), labels_B)
+        return Loss(total, parts, (logits_BC.argmax(dim=1) == labels_B).sum())
+
+    def objective(
+        self, logits_BC: Tensor, features_Bd: Tensor, labels_B: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute cross-entropy and ridge, and name the parts."""
+        return expert_objective(
+            logits_BC=logits_BC,
+            labels_B=labels_B,
+            weight_Cd=self.network.head.weight,
+            laplacian_omega=None,
+            laplacian_theta=None,
+            lambda1=self.settings.lambda1,
+            lambda2=0,
+            lambda3=0,
+        )
+
+    def end_epoch(self) -> None:
+        """Nothing changes once an epoch."""
+
+    @torch.inference_mode()
+    def validate(self) -> float | None:
+        """Top-1 among the network's classes on their validation images."""
+        if not len(self.val_rows):
+            return None
+        self.network.eval()
+        correct = seen = 0
+        for batch in evaluation_batches(
+            self.dataset, self.val_rows, self.settings.batch_size, self.workers
+        ):
+            self.unreadable.record(batch.unreadable)
+            with self.compute.autocast():
+                logits_BC, _ = self.network(self._move(batch.inputs))
+            predicted_B = logits_BC[:, : self.num_classes].argmax(dim=1).cpu()
+            labels_B = self.position_N[batch.labels]
+            correct += int((predicted_B == labels_B).sum())
+            seen += len(labels_B)
+        return correct / seen if seen else None
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing beside the network."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing beside the network."""
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.compute.device, non_blocking=True)

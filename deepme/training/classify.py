@@ -1,0 +1,125 @@
+"""What training the flat network and training an expert have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepme.artifacts.expert import Training
+from deepme.artifacts.origin import Origin
+from deepme.artifacts.similarity import Similarity
+from deepme.artifacts.split import SUBSETS, Split
+from deepme.config import MachineSettings, NetworkSettings
+from deepme.errors import InputError
+from deepme.images.unreadable import UnreadableImages
+from deepme.storage.header import Header
+from deepme.text import clean
+from deepme.training.classifier import ClassifierTask
+from deepme.training.loop import fit
+from deepme.training.record import versions
+from deepme.training.run import Run, Stage
+from deepme.workspace import Workspace
+
+
+def first_weights(weights: str, workspace: Workspace) -> tuple[str, list[Origin]]:
+    """Resolve ``flat`` to the workspace's flat network.
+
+    Args:
+        weights: hub, none, flat, or a local file.
+        workspace: with the flat network, if it is asked for.
+
+    Returns:
+        hub, none or a local file, and the artifacts it comes from.
+    """
+    if weights != "flat":
+        return weights, []
+    flat = workspace.flat()
+    return str(flat.weights), [flat.origin]
+
+
+def require_images(
+    similarity: Similarity, split: Split, members: NDArray[np.int64], whose: str
+) -> None:
+    """Refuse classes without a training image.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    counts = split.counts[SUBSETS.index("train")][members]
+    empty = members[counts == 0]
+    if len(empty):
+        first = int(empty[0])
+        raise InputError(
+            f"{len(empty):,} of the {len(members):,} classes of {whose} have no "
+            f"training image, first {clean(similarity.classes[first])} "
+            f"({clean(similarity.names[first])})",
+            "add images and rerun `deepme split`, or leave these classes out of the "
+            "list for `deepme similarity`",
+        )
+
+
+def policy_for(
+    split: Split, members: NDArray[np.int64], machine: MachineSettings
+) -> UnreadableImages:
+    """What to do about unreadable images of some classes."""
+    num_images = int(split.counts[:2, members].sum())
+    skip = machine.on_bad == "skip"
+    return UnreadableImages(split.images, num_images, skip, machine.max_bad)
+
+
+def train(
+    task: ClassifierTask[Any],
+    machine: MachineSettings,
+    identity: Header,
+    checkpoint: Path,
+    label: str,
+) -> Run:
+    """Warm up and fine-tune, from the checkpoint where there is one."""
+    settings: NetworkSettings = task.settings
+    run = Run(
+        label=label,
+        task=task,
+        stages=(
+            Stage(
+                name="warmup",
+                epochs=settings.warmup_epochs,
+                lr=settings.warmup_lr,
+                lr_end=settings.warmup_lr_end,
+            ),
+            Stage(
+                name="finetune",
+                epochs=settings.epochs,
+                lr=settings.lr,
+                lr_end=settings.lr_end,
+            ),
+        ),
+        unreadable=task.unreadable,
+        checkpoint=checkpoint,
+        identity=identity,
+        device=task.compute.device,
+        batch_size=settings.batch_size,
+        checkpoint_seconds=60 * machine.checkpoint_minutes,
+    )
+    fit(run)
+    return run
+
+
+def training_of(
+    task: ClassifierTask[Any], run: Run, *, group: int, outputs: Sequence[str]
+) -> Training:
+    """What training.json holds of a finished run."""
+    return Training(
+        group=group,
+        outputs=tuple(outputs),
+        num_features=task.network.head.in_features,
+        images=len(task.train_rows),
+        backbone=task.settings.backbone,
+        image_size=task.settings.image_size,
+        history=tuple(run.history),
+        skipped=run.unreadable.listed(),
+        versions=versions(),
+    )
