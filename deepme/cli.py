@@ -6,11 +6,12 @@ import io
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deepme import __version__
+from deepme import cli_whole as whole
 from deepme.cli_errors import Commands
 from deepme.config import (
     ClusterSettings,
@@ -22,12 +23,14 @@ from deepme.config import (
     SimilaritySettings,
     SplitSettings,
 )
-from deepme.errors import UsageError
-from deepme.options import parse_numbers, takes_settings
-
-if TYPE_CHECKING:
-    from deepme.pipeline import Outcome
-    from deepme.workspace import Workspace
+from deepme.options import (
+    HERE,
+    AsJson,
+    Where,
+    open_workspace,
+    parse_numbers,
+    takes_settings,
+)
 
 app = typer.Typer(
     cls=Commands,
@@ -36,19 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Where = Annotated[
-    Path,
-    typer.Option(
-        "--workspace",
-        "-w",
-        envvar="DEEPME_WORKSPACE",
-        metavar="DIR",
-        help="folder of the artifacts",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-HERE = Path("workspace")
 
 
 def main() -> None:
@@ -112,14 +102,18 @@ def similarity(
     """
     from deepme.steps.similarity import run
 
-    path = run(settings, _workspace(workspace), classes=classes, matrix=matrix)
+    path = run(settings, open_workspace(workspace), classes=classes, matrix=matrix)
     typer.echo(path)
 
 
 @app.command()
 @takes_settings
 def cluster(
-    *, workspace: Where = HERE, json: AsJson = False, settings: ClusterSettings
+    *,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: ClusterSettings,
+    machine: MachineSettings,
 ) -> None:
     """Divide the classes into T overlapping groups, one for each expert.
 
@@ -129,7 +123,7 @@ def cluster(
     from deepme.steps.cluster import concerns, run
     from deepme.tables import print_groups, print_json
 
-    content = run(settings, _workspace(workspace))
+    content = run(settings, machine, open_workspace(workspace))
     found = concerns(settings, content)
     for concern in found:
         warn(concern)
@@ -165,25 +159,11 @@ def split(
     from deepme.steps.split import run
     from deepme.tables import print_json, print_split
 
-    report = run(settings, machine, _workspace(workspace), data=data, scan=scan)
+    report = run(settings, machine, open_workspace(workspace), data=data, scan=scan)
     if json:
         print_json(asdict(report))
     else:
         print_split(report)
-
-
-@app.command()
-@takes_settings
-def train_flat(
-    *, workspace: Where = HERE, settings: FlatSettings, machine: MachineSettings
-) -> None:
-    """Train one network over all classes: the yardstick, and a start for experts.
-
-    Example: deepme train-flat
-    """
-    from deepme.steps.train_flat import run
-
-    typer.echo(run(settings, machine, _workspace(workspace)))
 
 
 @app.command()
@@ -204,7 +184,7 @@ def train_expert(
     """
     from deepme.steps.train_expert import run
 
-    where = _workspace(workspace)
+    where = open_workspace(workspace)
     groups = where.groups()
     numbers = tuple(range(1, groups.num_groups + 1))
     if group != "all":
@@ -226,7 +206,7 @@ def train_gate(
     """
     from deepme.steps.train_gate import run
 
-    typer.echo(run(settings, machine, _workspace(workspace)))
+    typer.echo(run(settings, machine, open_workspace(workspace)))
 
 
 @app.command()
@@ -245,7 +225,7 @@ def evaluate(
     from deepme.steps.evaluate import run
     from deepme.tables import print_json, print_results
 
-    results = run(settings, machine, _workspace(workspace))
+    results = run(settings, machine, open_workspace(workspace))
     if json:
         print_json([asdict(result) for result in results])
     else:
@@ -271,100 +251,24 @@ def plot_accuracy(
     """
     from deepme.steps.plot_accuracy import run
 
-    for path in run(_workspace(workspace), k=topk):
+    for path in run(open_workspace(workspace), k=topk):
         typer.echo(path)
 
 
 @app.command()
 @takes_settings
-def run(
-    *,
-    data: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="the images, as for split"),
-    ],
-    classes: Annotated[
-        str,
-        typer.Option(
-            metavar="SOURCE", help="as for similarity; by default the image folder's"
-        ),
-    ] = "",
-    matrix: Annotated[
-        str, typer.Option(metavar="FILE", help="your own similarities instead")
-    ] = "",
-    workspace: Where = HERE,
-    json: AsJson = False,
-    similarity: SimilaritySettings,
-    cluster: ClusterSettings,
-    split: SplitSettings,
-    flat: FlatSettings,
-    expert: ExpertSettings,
-    gate: GateSettings,
-    evaluate: EvaluateSettings,
-    machine: MachineSettings,
+def train_flat(
+    *, workspace: Where = HERE, settings: FlatSettings, machine: MachineSettings
 ) -> None:
-    """Run all stages on your images; again, it redoes only what changed.
+    """Train one network over all classes: the yardstick, and a start for experts.
 
-    An option that several stages have, such as --epochs, goes to all of them; a
-    --config file with one table a command sets them apart.
-
-    Example: deepme run --data IMAGES --T 15 --config settings.toml
+    Example: deepme train-flat
     """
-    from deepme.pipeline import Recipe, run_all
+    from deepme.steps.train_flat import run
 
-    recipe = Recipe(
-        similarity=similarity,
-        cluster=cluster,
-        split=split,
-        flat=flat,
-        expert=expert,
-        gate=gate,
-        evaluate=evaluate,
-        machine=machine,
-    )
-    where = _workspace(workspace)
-    outcome = run_all(recipe, where, data=data, classes=classes, matrix=matrix)
-    _print_outcome(outcome, json)
+    typer.echo(run(settings, machine, open_workspace(workspace)))
 
 
-@app.command()
-def demo(
-    *,
-    workspace: Annotated[
-        Path,
-        typer.Option(
-            "--workspace", "-w", metavar="DIR", help="folder of pictures and artifacts"
-        ),
-    ] = Path("demo"),
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="seed of pictures, split and training")
-    ] = 0,
-    json: AsJson = False,
-) -> None:
-    """Draw pictures of WordNet classes and run all stages on them.
-
-    Example: deepme demo
-    """
-    from deepme.demo import run
-
-    _print_outcome(run(_workspace(workspace), seed=seed), json)
-
-
-def _print_outcome(outcome: Outcome, json: bool) -> None:
-    from deepme.tables import print_groups, print_json, print_results
-
-    if json:
-        print_json(asdict(outcome) | {"figures": list(map(str, outcome.figures))})
-        return
-    print_groups(outcome.groups)
-    print_results(outcome.results)
-    for path in outcome.figures:
-        typer.echo(path)
-
-
-def _workspace(root: Path) -> Workspace:
-    from deepme.workspace import Workspace
-
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"--workspace is {root}, a file; expected a folder")
-    return Workspace(root)
+app.command()(takes_settings(whole.run))
+app.command()(takes_settings(whole.compare))
+app.command()(whole.demo)

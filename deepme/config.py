@@ -7,14 +7,12 @@ Defaults are the paper's where the paper gives one (docs/method.md).
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-from deepme.errors import InputError, UsageError
-from deepme.settings import Settings, option_name, setting
-from deepme.text import clean, listing
+from deepme.errors import UsageError
+from deepme.settings import Settings, setting
+from deepme.text import listing
 
 MAX_SEED = 2**63 - 1
 
@@ -37,11 +35,17 @@ class SimilaritySettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings(Settings):
-    """Soft spectral clustering (method section 2)."""
+    """Groups of classes, by soft spectral clustering or else (method section 2)."""
 
     section: ClassVar[str] = "cluster"
+    windows_overlap: ClassVar[float] = 1.1
 
-    method: str = setting("ssc", "how classes are grouped", choices=("ssc",))
+    method: str = setting(
+        "ssc",
+        "what groups are: clusters of Θ, the same sizes by chance, windows over the "
+        "taxonomy, clusters of the flat network's confusions, or all classes",
+        choices=("ssc", "random", "windows", "confusion", "single"),
+    )
     num_groups: int = setting(
         15, "number of groups = experts", option="T", at_least=1, at_most=10_000
     )
@@ -52,13 +56,16 @@ class ClusterSettings(Settings):
         1.3, "fuzzifier m of fuzzy c-means: more is softer", above=1, at_most=10
     )
     overlap: float | None = setting(
-        None, "wanted mean number of groups a class; finds δ itself", at_least=1
+        None,
+        "wanted mean number of groups a class; finds δ itself (windows: "
+        f"{windows_overlap:g} if not given)",
+        at_least=1,
     )
     max_classes: int = setting(
         1000, "a larger group loses its weakest shared classes", at_least=1
     )
     seed: int = setting(
-        0, "seed of the starting centres", at_least=0, at_most=2**32 - 1
+        0, "seed of starting centres and chance", at_least=0, at_most=2**32 - 1
     )
 
 
@@ -130,9 +137,28 @@ class NetworkSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class FlatSettings(NetworkSettings):
-    """One network over all classes, the paper's VGG16-Ext (method section 5)."""
+    """One network over all classes, the paper's VGG16-Ext (method section 5).
+
+    In a TOML file it follows ``[train-expert]`` where ``[train-flat]`` says nothing, so
+    that both get one budget.
+    """
 
     section: ClassVar[str] = "train-flat"
+    falls_back_on: ClassVar[str] = "train-expert"
+
+    def __post_init__(self) -> None:
+        """Also refuse to start from itself.
+
+        Raises:
+            UsageError: a value outside its range, or weights ``flat``.
+        """
+        super().__post_init__()
+        if self.weights == "flat":
+            raise UsageError(
+                "--weights is flat, but it is the flat network that is trained; "
+                "expected hub, none, or a .safetensors or .pth file",
+                "set weights in the [train-flat] table",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,54 +319,3 @@ class EvaluateSettings(Settings):
                 f"--fusion is {listing(list(self.fusion))}, "
                 f"expected one or more of {', '.join(FUSIONS)}, each once"
             )
-
-
-STAGES: tuple[type[Settings], ...] = (
-    SimilaritySettings,
-    ClusterSettings,
-    SplitSettings,
-    FlatSettings,
-    ExpertSettings,
-    GateSettings,
-    MachineSettings,
-    EvaluateSettings,
-)
-
-
-def load_toml(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Read a settings file: one table a command.
-
-    Args:
-        path: the TOML file, or None for no file.
-
-    Returns:
-        Section -> key -> value; keys spelled as the long options.
-
-    Raises:
-        InputError: unreadable, not TOML, or with an unknown table or key.
-    """
-    if path is None:
-        return {}
-    try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(
-            f"cannot read --config {clean(str(path))}: {clean(str(reason))}",
-            "expected a TOML file with one table a command",
-        ) from error
-    known = {cls.section: cls for cls in STAGES}
-    for name, table in tables.items():
-        if name not in known or not isinstance(table, dict):
-            raise InputError(
-                f"{clean(str(path))} has a table or key [{clean(name)}], "
-                f"expected tables named {', '.join(known)}"
-            )
-        keys = [option_name(item) for item in fields(known[name])]
-        unknown = [key for key in table if key.replace("_", "-") not in keys]
-        if unknown:
-            raise InputError(
-                f"{clean(str(path))} sets unknown {listing(unknown)} in [{name}]",
-                f"the settings of [{name}] are {', '.join(keys)}",
-            )
-    return tables

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import register_model
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepme.errors import EnvironmentFault, InputError, UsageError
 from deepme.text import clean, listing
@@ -116,6 +117,21 @@ def create_network(
     network = Network(trunk, num_outputs, **statistics)
     # Convolutions are faster with the channels innermost, on GPUs and CPUs alike.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def forward_flops(network: nn.Module, image_size: int) -> int:
+    """Count the floating-point operations of one image (a multiply-add is two).
+
+    Args:
+        network: on images.
+        image_size: S.
+    """
+    image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
+    was_training = network.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(image.to(next(network.parameters()).device))
+    network.train(was_training)
+    return int(counter.get_total_flops())
 
 
 def _create_trunk(backbone: str, pretrained: bool, image_size: int) -> nn.Module:

@@ -12,19 +12,51 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepme.config import load_toml
+from deepme.config_file import load_toml
 from deepme.errors import UsageError
 from deepme.settings import Settings, allowed_range, option_name, resolve
 from deepme.text import clean
+
+if TYPE_CHECKING:
+    from deepme.workspace import Workspace
 
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="settings from a TOML file"),
 ]
+
+
+Where = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="DEEPME_WORKSPACE",
+        metavar="DIR",
+        help="folder of the artifacts",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+HERE = Path("workspace")
+
+
+def open_workspace(root: Path) -> Workspace:
+    """The workspace of a folder that may not exist yet.
+
+    Raises:
+        UsageError: a file has its name.
+    """
+    from deepme.workspace import Workspace
+
+    if root.exists() and not root.is_dir():
+        raise UsageError(
+            f"--workspace is {clean(str(root))}, a file; expected a folder"
+        )
+    return Workspace(root)
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:

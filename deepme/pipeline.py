@@ -29,6 +29,7 @@ from deepme.steps import (
     train_flat,
     train_gate,
 )
+from deepme.systems import NEEDS_FLAT
 from deepme.workspace import Workspace
 
 
@@ -51,7 +52,7 @@ class Recipe:
         return (
             self.cluster.method == "confusion"
             or "flat" in (self.expert.weights, self.gate.weights)
-            or not {"flat", "coarse"}.isdisjoint(self.evaluate.fusion)
+            or not NEEDS_FLAT.isdisjoint(self.evaluate.fusion)
         )
 
 
@@ -107,7 +108,7 @@ def run_all(
         announce("train-flat")
         train_flat.run(recipe.flat, recipe.machine, workspace)
     announce("cluster")
-    groups = cluster.run(recipe.cluster, workspace)
+    groups = cluster.run(recipe.cluster, recipe.machine, workspace)
     for concern in cluster.concerns(recipe.cluster, groups):
         warn(concern)
     announce("train-expert")

@@ -39,17 +39,6 @@ from deepme.workspace import Workspace
 
 BATCH_SIZE = 256
 
-NEEDS_GATE = frozenset({"gate", "hard"})
-"""The fusions that ask the gate."""
-
-NEEDS_FLAT = frozenset({"flat", "coarse"})
-"""The fusions that ask the flat network."""
-
-NEEDS_EXPERTS = frozenset(
-    {"gate", "hard", "equal", "stacking", "max-logit", "coarse", "oracle"}
-)
-"""All but the flat network alone."""
-
 
 @dataclass(frozen=True)
 class Votes:

@@ -72,9 +72,11 @@ class Settings:
 
     Attributes:
         section: the table in a TOML file that holds them.
+        falls_back_on: another table, whose values hold where this one has none.
     """
 
     section: ClassVar[str]
+    falls_back_on: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Refuse the first value outside its range.
@@ -128,7 +130,7 @@ def resolve(cls: type[S], tables: Mapping[str, Mapping[str, Any]], **given: Any)
     """
     from pydantic import TypeAdapter, ValidationError
 
-    table = tables.get(cls.section, {})
+    table = {**tables.get(cls.falls_back_on, {}), **tables.get(cls.section, {})}
     by_option = {key.replace("_", "-"): value for key, value in table.items()}
     values = {
         item.name: by_option[option_name(item)]

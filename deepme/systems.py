@@ -1,6 +1,105 @@
-"""The systems of the paper: a grouping, an expert objective and a fusion each."""
+"""The systems of Table 1, as data: each is a grouping, an expert objective, a fusion.
+
+A system says only what differs from the recipe that all of them share; `comparison`
+walks the table and trains what two of them have in common once.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+NEEDS_GATE = frozenset({"gate", "hard"})
+"""The fusions that ask the gate."""
+
+NEEDS_FLAT = frozenset({"flat", "coarse"})
+"""The fusions that ask the flat network."""
+
+NEEDS_NO_EXPERT = frozenset({"flat"})
+"""The fusions without a mixture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One row of the table.
+
+    Attributes:
+        label: for people.
+        fusion: of ``evaluate``.
+        cluster: settings of ``cluster`` that differ from the recipe.
+        expert: settings of ``train-expert`` that differ.
+        gate: settings of ``train-gate`` that differ.
+        more_groups: added to the recipe's T.
+        longer: factor on the recipe's epochs of the flat network.
+    """
+
+    label: str
+    fusion: str
+    cluster: dict[str, Any] = field(default_factory=dict)
+    expert: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    more_groups: int = 0
+    longer: float = 1.0
+
+
+_PLAIN = {"lambda2": 0.0, "lambda3": 0.0}
+"""Cross-entropy alone, with λ₁."""
+
+SYSTEMS = {
+    "vgg16-ext": System(label="VGG16-Ext (one flat network)", fusion="flat"),
+    "dmde": System(
+        label="DMDE (our reconstruction)",
+        fusion="stacking",
+        cluster={"method": "windows"},
+        expert={"lambda3": 0.0, "others": 0.5},
+    ),
+    "deepme-nossc": System(
+        label="DeepME-NoSSC", fusion="gate", cluster={"method": "random"}
+    ),
+    "deepme-nogate": System(label="DeepME-NoGate", fusion="equal"),
+    "deepme": System(label="DeepME", fusion="gate"),
+    "mixdcnn": System(label="MixDCNN-style", fusion="max-logit", expert=_PLAIN),
+    "hd-cnn": System(
+        label="HD-CNN-style",
+        fusion="coarse",
+        cluster={"method": "confusion"},
+        expert=_PLAIN,
+    ),
+    "hard": System(label="DeepME, hard routing", fusion="hard"),
+    "oracle": System(label="DeepME, oracle gate", fusion="oracle"),
+    "coarse": System(label="DeepME, gate of the flat network", fusion="coarse"),
+    "no-omega": System(
+        label="DeepME without Ω", fusion="gate", expert={"lambda2": 0.0}
+    ),
+    "no-theta": System(
+        label="DeepME without Θ", fusion="gate", expert={"lambda3": 0.0}
+    ),
+    "no-consistency": System(
+        label="DeepME without consistency", fusion="gate", gate={"consistency": 0.0}
+    ),
+    "no-margin": System(
+        label="DeepME without margin", fusion="gate", gate={"margin": 0.0}
+    ),
+    "no-overlap": System(
+        label="DeepME without overlap", fusion="gate", cluster={"overlap": 1.0}
+    ),
+    "confusion": System(
+        label="DeepME on confused groups",
+        fusion="gate",
+        cluster={"method": "confusion"},
+    ),
+    "flat-longer": System(label="flat, twice the epochs", fusion="flat", longer=2.0),
+    "flat-ensemble": System(
+        label="flat, as many as experts and gate",
+        fusion="equal",
+        cluster={"method": "single"},
+        expert=_PLAIN,
+        more_groups=1,
+    ),
+}
+
+PAPER = ("vgg16-ext", "dmde", "deepme-nossc", "deepme-nogate", "deepme")
+"""The rows of the paper's Table 1."""
 
 # (cluster --method, evaluate --fusion) -> the name people know it by.
 _NAMES = {
@@ -8,8 +107,6 @@ _NAMES = {
     ("ssc", "equal"): "deepme-nogate",
     ("random", "gate"): "deepme-nossc",
     ("windows", "stacking"): "dmde",
-    ("ssc", "max-logit"): "mixdcnn",
-    ("confusion", "coarse"): "hd-cnn",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,7 @@ from rich.text import Text
 from deepme.text import clean, counted, listing, shorten
 
 if TYPE_CHECKING:
+    from deepme.artifacts.comparison import ComparisonContent
     from deepme.artifacts.evaluation import EvaluationContent
     from deepme.artifacts.groups import GroupsContent
     from deepme.steps.split import SplitReport
@@ -42,12 +44,17 @@ def print_groups(content: GroupsContent) -> None:
         rows.append(tuple(map(str, row)))
     _print_table(("group", "name", "classes", "shared", "examples"), rows, "rlrrl")
     summary = content.summary
-    alone = counted(int(summary["fallbacks"]), "class")
-    print(
+    told = (
         f"{len(content.classes):,} classes in {len(content.groups)} groups, "
-        f"{summary['overlap']:.3f} groups a class; δ = {content.delta:.4g} covers "
-        f"{summary['coverage']:.1%}, {alone} placed by largest membership alone"
+        f"{summary['overlap']:.3f} groups a class"
     )
+    if content.delta is not None:
+        alone = counted(int(summary["fallbacks"]), "class")
+        told += (
+            f"; δ = {content.delta:.4g} covers {summary['coverage']:.1%}, "
+            f"{alone} placed by largest membership alone"
+        )
+    print(told)
 
 
 def print_split(report: SplitReport) -> None:
@@ -100,6 +107,44 @@ def print_results(results: Sequence[EvaluationContent]) -> None:
         f"{first.images:,} test images of {first.classes_tested:,} of "
         f"{first.classes:,} classes{skipped}"
     )
+
+
+def print_comparison(content: ComparisonContent) -> None:
+    """Print Table 1: mean ± standard deviation over seeds, and what a system takes."""
+    ranks = list(content.systems[0].seeds[0].macro)
+    header = (
+        "system",
+        *(f"macro top-{k}" for k in ranks),
+        *(f"micro top-{k}" for k in ranks),
+        "M weights",
+        "training TFLOP",
+        "GFLOP an image",
+    )
+    rows = [
+        (
+            row.label,
+            *(mean_and_spread([seed.macro[k] for seed in row.seeds]) for k in ranks),
+            *(mean_and_spread([seed.micro[k] for seed in row.seeds]) for k in ranks),
+            f"{row.cost.parameters / 1e6:,.1f}",
+            f"{row.cost.training_gflop / 1e3:,.1f}",
+            f"{row.cost.inference_gflop:,.3g}",
+        )
+        for row in content.systems
+    ]
+    _print_table(header, rows, "l" + "r" * (len(header) - 1))
+    seeds = max(len(row.seeds) for row in content.systems)
+    print(
+        f"{content.classes:,} classes, T = {content.groups}, "
+        f"{counted(content.train_images, 'training image')}, "
+        f"{counted(content.test_images, 'test image')}; mean ± standard deviation over "
+        f"{counted(seeds, 'seed')}"
+    )
+
+
+def mean_and_spread(shares: Sequence[float]) -> str:
+    """Write shares as percent: ``39.2 ± 0.4``, without a spread for one of them."""
+    mean = f"{100 * fmean(shares):.1f}"
+    return f"{mean} ± {100 * stdev(shares):.1f}" if len(shares) > 1 else mean
 
 
 def _spread(items: Sequence[str], count: int) -> list[str]:

@@ -235,6 +235,23 @@ class Workspace:
         finally:
             lock.release()
 
+    def adopt(self, other: Workspace, *patterns: str) -> None:
+        """Link files of another workspace that this one lacks.
+
+        A link is as good as a copy, since writers replace files and never change them.
+        A stage still checks origin and settings of what it finds.
+
+        Args:
+            other: a workspace on the same file system, else files are copied.
+            patterns: of paths below it, as ``experts/*/*``.
+        """
+        for pattern in patterns:
+            for source in sorted(other.root.glob(pattern)):
+                target = self.root / other.name_of(source)
+                if source.is_file() and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _link(source, target)
+
     def _swept_with(self, folder: Path) -> list[Path]:
         if folder != self.root:
             return [folder]
@@ -274,6 +291,14 @@ class Workspace:
 
     def _show(self, path: Path) -> str:
         return clean(str(path))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with atomic_write(target) as file:
+            file.write(source.read_bytes())
 
 
 def _myself() -> dict[str, Any]:

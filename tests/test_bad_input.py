@@ -349,7 +349,7 @@ class TestUnreadableImages:
         self, workspace, damaged, invoke, tiny_config
     ):
         skip = ("--on-bad", "skip", "--max-bad", 0.1, "--config", tiny_config)
-        split = Workspace(workspace).split(Workspace(workspace).groups())
+        split = Workspace(workspace).split(Workspace(workspace).groups().origin)
         victim = split.images.root / split.images.path(int(split.rows("test")[0]))
         victim.write_bytes(b"")
         for command in (
@@ -371,7 +371,17 @@ class TestArtifacts:
         ("missing", "command", "remedy"),
         [
             ("similarity.h5", "cluster", "run `deepme similarity"),
-            ("groups.json", "split --data x", "run `deepme cluster`"),
+            ("similarity.h5", "split --data x", "run `deepme similarity"),
+            ("similarity.h5", "train-flat", "run `deepme similarity"),
+            ("split.h5", "train-flat", "run `deepme split"),
+            ("split.h5", "cluster --method confusion --T 3", "run `deepme train-flat`"),
+            (
+                "gate",
+                "train-expert --group 1 --weights flat",
+                "run `deepme train-flat`",
+            ),
+            ("gate", "train-gate --weights flat", "run `deepme train-flat`"),
+            ("gate", "evaluate --fusion coarse", "run `deepme train-flat`"),
             ("groups.json", "train-expert --group 1", "run `deepme cluster`"),
             ("split.h5", "train-expert --group 1", "run `deepme split"),
             ("split.h5", "train-gate", "run `deepme split"),
@@ -398,7 +408,6 @@ class TestArtifacts:
         assert invoke("similarity", "--classes", images).code == 0
         stale = "groups.json is stale: similarity.h5 has changed since it was made"
         for command in (
-            ("split", "--data", images),
             ("train-expert", "--group", 1),
             ("train-gate",),
             ("evaluate",),
@@ -635,7 +644,7 @@ class TestEdges:
     ):
         common = ("--config", tiny_config, "--on-bad", "skip", "--max-bad", 1)
         assert invoke("split", "--data", images, "--config", tiny_config).code == 0
-        split = Workspace(workspace).split(Workspace(workspace).groups())
+        split = Workspace(workspace).split(Workspace(workspace).groups().origin)
         for row in split.rows("val"):
             (images / split.images.path(int(row))).write_bytes(b"")
         for command in (("train-expert", "--group", "all"), ("train-gate",)):

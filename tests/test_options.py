@@ -13,8 +13,8 @@ from deepme.config import (
     ClusterSettings,
     EvaluateSettings,
     SplitSettings,
-    load_toml,
 )
+from deepme.config_file import load_toml
 from deepme.errors import InputError, UsageError
 from deepme.options import parse_numbers, takes_settings
 
@@ -117,7 +117,7 @@ def test_help_tells_default_and_range(kitchen: Kitchen) -> None:
     told = kitchen.help()
     assert "--T N number of groups = experts [default: 15; ≥ 1 and ≤ 10,000]" in told
     assert "--topk TEXT ranks of the top-k accuracies [default: 1,3,5]" in told
-    assert "[default: ssc; one of ssc]" in told
+    assert "one of ssc, random, windows, confusion, single]" in told
     assert told.count("--seed N") == 1
     assert told.count("--config FILE") == 1
 

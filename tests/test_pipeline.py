@@ -66,7 +66,7 @@ def test_a_fresh_run_equals_the_seven_commands_to_the_byte(
         ours, theirs = tmp_path / "w" / name, finished_workspace / name
         assert ours.read_bytes() == theirs.read_bytes(), name
     for number, stage in enumerate(
-        ("similarity", "cluster", "split", "train-expert", "train-gate", "evaluate"), 1
+        ("similarity", "split", "cluster", "train-expert", "train-gate", "evaluate"), 1
     ):
         assert f"[{number}/7] {stage}" in ended.stderr
     assert "deepme-nogate" in ended.stdout
@@ -137,4 +137,4 @@ def test_an_error_of_a_stage_ends_the_run_and_keeps_what_is_done(
     assert ended.code == 2
     assert ended.stderr.count("error: ") == 1
     assert "--T is 13, expected at most the 12 classes" in ended.stderr
-    assert set(artifacts(tmp_path / "w")) == {"similarity.h5"}
+    assert set(artifacts(tmp_path / "w")) == {"similarity.h5", "split.h5"}

@@ -11,11 +11,11 @@ import pytest
 
 from deepme.config import (
     FUSIONS,
-    STAGES,
     ClusterSettings,
     EvaluateSettings,
     SplitSettings,
 )
+from deepme.config_file import STAGES
 from deepme.errors import UsageError
 from deepme.settings import (
     Settings,

@@ -70,7 +70,7 @@ class TestPaths:
 LOADS: dict[str, tuple[str, Callable[[Workspace], object]]] = {
     "similarity": ("similarity.h5", lambda w: w.similarity()),
     "groups": ("groups.json", lambda w: w.groups()),
-    "split": ("split.h5", lambda w: w.split(w.groups())),
+    "split": ("split.h5", lambda w: w.split(w.groups().origin)),
     "expert": ("experts/02/training.json", lambda w: w.expert(2)),
     "gate": ("gate/training.json", lambda w: w.gate()),
 }
@@ -241,7 +241,8 @@ class TestLock:
                 if not worker:
                     time.sleep(30)
                     os._exit(0)
-                (tmp_path / "worker").write_text(str(worker))
+                (tmp_path / "pid").write_text(str(worker))
+                (tmp_path / "pid").rename(tmp_path / "worker")
                 time.sleep(30)
 
         child = Child(work)

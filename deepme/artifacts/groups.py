@@ -1,7 +1,7 @@
 """groups.json and memberships.h5: which classes each expert learns.
 
-groups.json is what every later stage reads; memberships.h5 keeps the soft
-memberships and the embedding behind it, for pictures and for placing new classes.
+groups.json is what every later stage reads; memberships.h5 keeps the memberships, and
+the embedding where there is one, for pictures and for placing new classes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Group:
 
     Attributes:
         number: 1 to T, as in the paper.
-        name: the synset that fits it best, or its medoid.
+        name: the synset that fits it best, its medoid, or what it is a group of.
         classes: its class ids, in the order of the class list.
     """
 
@@ -49,14 +49,15 @@ class GroupsContent:
     """What groups.json holds.
 
     Attributes:
-        delta: the threshold in force (found from the overlap where that was given).
+        delta: the threshold in force (found from the overlap where that was given);
+            None where no memberships were cut.
         classes: (N,) ids of all classes, in order.
         names: (N,) names for people.
         groups: the T groups.
         summary: coverage, fallbacks, overlap and the like, for people.
     """
 
-    delta: float
+    delta: float | None
     classes: tuple[str, ...]
     names: tuple[str, ...]
     groups: tuple[Group, ...]
@@ -121,12 +122,12 @@ class Groups:
 
 @dataclass(frozen=True)
 class Memberships:
-    """The soft memberships behind a grouping.
+    """The memberships behind a grouping; E is T, or 0 where nothing was clustered.
 
     Attributes:
         p: (N, T) float32, rows sum to 1.
-        embedding: (N, T) float32, the spectral embedding.
-        eigenvalues: (T,) float64, descending.
+        embedding: (N, E) float32, the spectral embedding.
+        eigenvalues: (E,) float64, descending.
     """
 
     p: NDArray[np.float32]
@@ -201,10 +202,10 @@ def load_memberships(path: Path, num_classes: int, num_groups: int) -> Membershi
     Raises:
         ArtifactError: missing, corrupt or of another size.
     """
-    shape = (num_classes, num_groups)
     with open_hdf5(path, MEMBERSHIPS_KIND, MEMBERSHIPS_SCHEMA) as (_, file, _sha256):
-        return Memberships(
-            p=dataset(file, "p", np.float32, shape)[()],
-            embedding=dataset(file, "embedding", np.float32, shape)[()],
-            eigenvalues=dataset(file, "eigenvalues", np.float64, (num_groups,))[()],
-        )
+        p = dataset(file, "p", np.float32, (num_classes, num_groups))[()]
+        eigenvalues = dataset(file, "eigenvalues", np.float64, (None,))[()]
+        embedding = dataset(
+            file, "embedding", np.float32, (num_classes, len(eigenvalues))
+        )[()]
+        return Memberships(p=p, embedding=embedding, eigenvalues=eigenvalues)

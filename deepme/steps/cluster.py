@@ -1,6 +1,6 @@
 """cluster: divide the classes into overlapping groups (method section 2)."""
 
-# ruff: noqa: N806
+# ruff: noqa: N803, N806
 from __future__ import annotations
 
 from collections import Counter
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from deepme.artifacts.groups import (
     Group,
@@ -17,33 +18,49 @@ from deepme.artifacts.groups import (
     save_groups,
     save_memberships,
 )
+from deepme.artifacts.origin import Origin
+from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.similarity import Similarity
-from deepme.config import ClusterSettings
+from deepme.config import ClusterSettings, MachineSettings
 from deepme.core.clustering import SoftSpectralClustering
-from deepme.core.grouping import (
-    assign_groups,
-    cap_group_sizes,
-    delta_for_overlap,
-    medoid,
-    summarize_groups,
+from deepme.core.confusion import SoftConfusions
+from deepme.core.grouping import medoid
+from deepme.core.methods import (
+    Grouping,
+    cluster_softly,
+    deal_anew,
+    with_equal_memberships,
 )
-from deepme.core.taxonomy import best_covering_synset, descendant_counts
-from deepme.errors import UsageError
+from deepme.core.taxonomy import Taxonomy, best_covering_synset, descendant_counts
+from deepme.core.windows import linkage_order, walk_order, window_groups
+from deepme.errors import InputError, UsageError
 from deepme.progress import note
 from deepme.storage.header import Header
+from deepme.text import counted
 from deepme.wordnet.choice import load_chosen
 from deepme.workspace import Workspace
 
 TINY = 2
 """A group of fewer classes gives its expert nothing to tell apart."""
 
+BATCH_SIZE = 256
 
-def run(settings: ClusterSettings, workspace: Workspace) -> GroupsContent:
+# Groups without a meaning that a synset or a medoid could name.
+_NAMES = {"random": "random classes", "single": "all classes"}
+
+
+def run(
+    settings: ClusterSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+) -> GroupsContent:
     """Write memberships.h5 and groups.json.
 
     Args:
         settings: method, T, δ and the like.
-        workspace: with similarity.h5.
+        machine: where the flat network is asked for its confusions.
+        workspace: with similarity.h5; for method confusion also split.h5 and the flat
+            network.
 
     Returns:
         What groups.json holds; `concerns` tells what to know before training.
@@ -51,27 +68,24 @@ def run(settings: ClusterSettings, workspace: Workspace) -> GroupsContent:
     Raises:
         UsageError: T larger than the number of classes, an overlap larger than T, or
             a T for which some group stays empty.
+        ArtifactError: similarity.h5 or the flat network is missing or stale.
+        InputError: method confusion without a validation image.
     """
     similarity = workspace.similarity()
+    settings = _in_force(settings)
     _check_counts(settings, len(similarity.classes))
     header = groups_header(
         similarity.origin.header.classes,
         settings.to_dict(),
-        workspace.made_from(similarity.origin),
+        workspace.made_from(*_sources(settings, workspace, similarity)),
     )
     with workspace.lock():
         if workspace.is_current(workspace.groups_path, header):
             note(f"the groups are up to date: {workspace.groups_path}")
             return workspace.groups().content
-        model = SoftSpectralClustering(
-            settings.num_groups,
-            affinity="precomputed",
-            fuzzifier=settings.fuzzifier,
-            random_state=settings.seed,
-        )
-        model.fit(_affinity(similarity))
-        content = _content(similarity, settings, model)
-        _save(workspace, header, content, model)
+        grouping = _group(settings, workspace, similarity, machine)
+        content = _content(similarity, settings, grouping)
+        _save(workspace, header, content, grouping)
     return content
 
 
@@ -90,15 +104,26 @@ def concerns(settings: ClusterSettings, content: GroupsContent) -> list[str]:
         found.append(
             f"groups {_numbers(tiny)} have fewer than {TINY} classes; use a smaller --T"
         )
-    if large:
+    if large and settings.method != "single":
+        own = "" if settings.method == "windows" else " of their own"
         found.append(
             f"groups {_numbers(large)} have more than --max-classes "
-            f"{settings.max_classes:,} classes of their own; use a larger --T"
+            f"{settings.max_classes:,} classes{own}; use a larger --T"
         )
     return found
 
 
+def _in_force(settings: ClusterSettings) -> ClusterSettings:
+    """Fill in the overlap of windows, so that the header records it."""
+    if settings.method != "windows" or settings.overlap is not None:
+        return settings
+    overlap = min(settings.windows_overlap, settings.num_groups)
+    return replace(settings, overlap=float(overlap))
+
+
 def _check_counts(settings: ClusterSettings, num_classes: int) -> None:
+    if settings.method == "single":
+        return
     if settings.num_groups > num_classes:
         raise UsageError(
             f"--T is {settings.num_groups:,}, expected at most the {num_classes:,} "
@@ -111,6 +136,53 @@ def _check_counts(settings: ClusterSettings, num_classes: int) -> None:
         )
 
 
+def _sources(
+    settings: ClusterSettings, workspace: Workspace, similarity: Similarity
+) -> list[Origin]:
+    """What the groups are made from."""
+    if settings.method == "confusion":
+        return [similarity.origin, workspace.flat().origin]
+    return [similarity.origin]
+
+
+def _group(
+    settings: ClusterSettings,
+    workspace: Workspace,
+    similarity: Similarity,
+    machine: MachineSettings,
+) -> Grouping:
+    num_groups = settings.num_groups
+    if settings.method == "single":
+        shape = (len(similarity.classes), num_groups)
+        return with_equal_memberships(np.ones(shape, dtype=bool))
+    if settings.method == "windows":
+        assert settings.overlap is not None
+        order_N = _order(similarity)
+        return with_equal_memberships(
+            window_groups(order_N, num_groups, overlap=settings.overlap)
+        )
+    affinity_NN = (
+        _confusion_affinity(workspace, similarity, machine)
+        if settings.method == "confusion"
+        else _affinity(similarity)
+    )
+    grouping = cluster_softly(
+        SoftSpectralClustering(
+            num_groups,
+            affinity="precomputed",
+            fuzzifier=settings.fuzzifier,
+            random_state=settings.seed,
+        ),
+        affinity_NN,
+        delta=settings.delta,
+        overlap=settings.overlap,
+        max_classes=settings.max_classes,
+    )
+    if settings.method == "random":
+        return deal_anew(grouping, seed=settings.seed)
+    return grouping
+
+
 def _affinity(similarity: Similarity) -> NDArray[np.float32]:
     """Θ with its diagonal zeroed, as spectral clustering wants it."""
     theta_NN = similarity.theta()
@@ -118,27 +190,72 @@ def _affinity(similarity: Similarity) -> NDArray[np.float32]:
     return theta_NN
 
 
-def _content(
-    similarity: Similarity, settings: ClusterSettings, model: SoftSpectralClustering
-) -> GroupsContent:
-    memberships_NT = model.memberships_
-    delta = settings.delta
-    if settings.overlap is not None:
-        delta = delta_for_overlap(memberships_NT, overlap=settings.overlap)
-    assigned_NT = cap_group_sizes(
-        assign_groups(memberships_NT, delta=delta),
-        memberships_NT,
-        max_classes=settings.max_classes,
+def _order(similarity: Similarity) -> NDArray[np.int64]:
+    """The order that windows are laid over; similar classes are near in it."""
+    if similarity.theta_of_path_length is None:
+        return linkage_order(similarity.theta())
+    taxonomy = _taxonomy(similarity)
+    return walk_order(taxonomy, taxonomy.index_of(similarity.classes))
+
+
+def _confusion_affinity(
+    workspace: Workspace, similarity: Similarity, machine: MachineSettings
+) -> NDArray[np.float32]:
+    """How often the flat network takes validation images of a class for another's."""
+    # Here, since torch takes seconds to import and no other method asks for it.
+    from deepme.devices import choose_compute
+    from deepme.inference import outputs_of
+
+    split = workspace.split(similarity.origin)
+    outputs = outputs_of(
+        workspace.flat(),
+        workspace,
+        split,
+        "val",
+        compute=choose_compute(machine, "auto"),
+        machine=machine,
+        with_features=False,
     )
-    summary = summarize_groups(assigned_NT, memberships_NT, delta=delta)
+    labels_R = split.images.label[split.rows("val")]
+    confusions = _confusions(outputs, labels_R, len(similarity.classes))
+    unseen = int((confusions.images_N == 0).sum())
+    if unseen == len(similarity.classes):
+        raise InputError(
+            "the split has no validation image that can be read",
+            "rerun `deepme split` with a larger --val",
+        )
+    if unseen:
+        note(
+            f"{counted(unseen, 'class')} without a validation image: placed by what is "
+            "mistaken for them"
+        )
+    return confusions.affinity()
+
+
+def _confusions(
+    outputs: Outputs, labels_R: NDArray[np.int32], num_classes: int
+) -> SoftConfusions:
+    confusions = SoftConfusions(num_classes)
+    for start in range(0, len(labels_R), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
+        readable_B = outputs.readable[batch]
+        probabilities_BN = softmax(outputs.logits[batch][readable_B], axis=1)
+        confusions.update(probabilities_BN, labels_R[batch][readable_B])
+    return confusions
+
+
+def _content(
+    similarity: Similarity, settings: ClusterSettings, grouping: Grouping
+) -> GroupsContent:
+    summary = grouping.summarize()
     if summary.empty_groups:
         raise UsageError(
             f"--T {settings.num_groups} leaves {len(summary.empty_groups)} groups "
             "without a class",
             f"use --T {summary.num_filled} or a smaller --delta",
         )
-    members = [np.flatnonzero(column) for column in assigned_NT.T]
-    names = _group_names(similarity, members)
+    members = [np.flatnonzero(column) for column in grouping.assigned_NT.T]
+    names = _group_names(similarity, settings.method, members)
     groups = tuple(
         Group(
             number=number,
@@ -150,7 +267,7 @@ def _content(
         )
     )
     return GroupsContent(
-        delta=delta,
+        delta=grouping.delta,
         classes=similarity.classes,
         names=similarity.names,
         groups=groups,
@@ -158,20 +275,28 @@ def _content(
             "coverage": summary.coverage,
             "fallbacks": summary.num_fallbacks,
             "overlap": summary.overlap,
-            "collapsed": float(model.collapsed_),
+            "collapsed": float(grouping.collapsed),
         },
     )
 
 
-def _group_names(similarity: Similarity, members: list[NDArray[np.int64]]) -> list[str]:
+def _taxonomy(similarity: Similarity) -> Taxonomy:
+    return load_chosen(str(similarity.origin.header.settings["wordnet"]))
+
+
+def _group_names(
+    similarity: Similarity, method: str, members: list[NDArray[np.int64]]
+) -> list[str]:
     """Name each group by the synset that fits it best, or by its medoid."""
+    if method in _NAMES:
+        return [_NAMES[method]] * len(members)
     if similarity.theta_of_path_length is None:
         return [
             similarity.names[indices[medoid(similarity.theta(indices))]]
             for indices in members
         ]
-    taxonomy = load_chosen(str(similarity.origin.header.settings["wordnet"]))
-    synsets_N = taxonomy.index_of(list(similarity.classes))
+    taxonomy = _taxonomy(similarity)
+    synsets_N = taxonomy.index_of(similarity.classes)
     counts_S = descendant_counts(taxonomy, synsets_N)
     best = [
         best_covering_synset(taxonomy, synsets_N[indices], class_counts_S=counts_S)[0]
@@ -197,12 +322,12 @@ def _save(
     workspace: Workspace,
     header: Header,
     content: GroupsContent,
-    model: SoftSpectralClustering,
+    grouping: Grouping,
 ) -> None:
     memberships = Memberships(
-        p=model.memberships_.astype(np.float32),
-        embedding=model.embedding_.astype(np.float32),
-        eigenvalues=model.eigenvalues_.astype(np.float64),
+        p=grouping.memberships_NT.astype(np.float32),
+        embedding=grouping.embedding_NE.astype(np.float32),
+        eigenvalues=grouping.eigenvalues_E.astype(np.float64),
     )
     path = workspace.memberships_path
     sha256 = save_memberships(path, memberships, header.made_from, header.classes)

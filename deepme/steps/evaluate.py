@@ -19,6 +19,7 @@ from deepme.artifacts.evaluation import (
 )
 from deepme.artifacts.expert import Expert
 from deepme.artifacts.groups import Groups
+from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import Split
 from deepme.config import EvaluateSettings, MachineSettings
 from deepme.core.metrics import CalibrationBins, SparseConfusions, TopKCounts
@@ -27,9 +28,9 @@ from deepme.devices import choose_compute
 from deepme.errors import InputError
 from deepme.inference import outputs_of, outputs_of_experts
 from deepme.progress import note, progress
-from deepme.scoring import NEEDS_FLAT, NEEDS_GATE, Voters, Votes, score, weigh
+from deepme.scoring import Voters, Votes, score, weigh
 from deepme.storage.header import Header
-from deepme.systems import system_name
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT, system_name
 from deepme.training.gate import GateImages
 from deepme.workspace import Workspace
 
@@ -57,7 +58,8 @@ def run(
     gate = workspace.gate() if asked & NEEDS_GATE else None
     flat = workspace.flat() if asked & NEEDS_FLAT else None
     with workspace.lock():
-        voters = _voters(workspace, groups, split, machine, gate, flat)
+        experts = _expert_outputs(settings, workspace, groups, split, machine, gate)
+        voters = _voters(workspace, groups, split, machine, experts, gate, flat)
         headers = {
             fusion: _header(groups, settings, fusion, _lineage(fusion, voters))
             for fusion in settings.fusion
@@ -85,20 +87,10 @@ def _voters(
     groups: Groups,
     split: Split,
     machine: MachineSettings,
+    experts: list[Outputs],
     gate: Expert | None,
     flat: Expert | None,
 ) -> Voters:
-    compute = choose_compute(machine, "auto")
-    outputs = outputs_of_experts(
-        workspace,
-        groups,
-        split,
-        "test",
-        compute=compute,
-        machine=machine,
-        with_features=gate is not None and _sees_features(gate),
-    )
-    images = GateImages.of(split.images, split.rows("test"), outputs)
     flat_outputs = None
     if flat is not None:
         flat_outputs = outputs_of(
@@ -106,16 +98,41 @@ def _voters(
             workspace,
             split,
             "test",
-            compute=compute,
+            compute=choose_compute(machine, "auto"),
             machine=machine,
             with_features=False,
         )
+    images = GateImages.of(split.images, split.rows("test"), experts, flat_outputs)
     return Voters(workspace, groups, split, machine, images, gate, flat_outputs)
+
+
+def _expert_outputs(
+    settings: EvaluateSettings,
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    machine: MachineSettings,
+    gate: Expert | None,
+) -> list[Outputs]:
+    """What all experts say of the test images; nothing if no fusion asks them."""
+    if NEEDS_NO_EXPERT.issuperset(settings.fusion):
+        return []
+    return outputs_of_experts(
+        workspace,
+        groups,
+        split,
+        "test",
+        compute=choose_compute(machine, "auto"),
+        machine=machine,
+        with_features=gate is not None and _sees_features(gate),
+    )
 
 
 def _lineage(fusion: str, voters: Voters) -> dict[str, str]:
     """What a fusion's result is made from."""
-    origins = [output.origin for output in voters.images.outputs]
+    origins = [voters.groups.origin, voters.split.origin]
+    if fusion not in NEEDS_NO_EXPERT:
+        origins += [output.origin for output in voters.images.outputs]
     if fusion in NEEDS_GATE and voters.gate:
         origins.append(voters.gate.origin)
     if fusion in NEEDS_FLAT and voters.flat:
@@ -169,7 +186,7 @@ class _Counter:
         share_BT = top_BT / top_BT.sum(dim=1, keepdim=True)
         self.chosen_T += share_BT.sum(dim=0)
         self.right_group += float((share_BT * self.members.holds(labels_B)).sum())
-        for t, counts in enumerate(self.experts):
+        for t, counts in enumerate(self.experts[: len(votes.logits)]):
             position_B = self.members.position_NT[labels_B, t]
             inside_B = position_B >= 0
             counts.update(
@@ -220,17 +237,18 @@ def _group_result(
     groups: Groups, counter: _Counter, t: int, num_images: int
 ) -> GroupResult:
     group, expert, system = groups.content.groups[t], counter.experts[t], counter.system
-    tested = int(expert.count_N.sum())
     inside = groups.members[t]
     within = TopKCounts(len(inside), system.topk)
     within.hits_KN = system.hits_KN[:, inside]
     within.count_N = system.count_N[inside]
+    tested = int(within.count_N.sum())
+    asked = bool(expert.count_N.sum())
     return GroupResult(
         number=group.number,
         name=group.name,
         classes=len(inside),
         images=tested,
-        expert={str(k): expert.macro(k) for k in system.topk} if tested else {},
+        expert={str(k): expert.macro(k) for k in system.topk} if asked else {},
         system={str(k): within.macro(k) for k in system.topk} if tested else {},
         chosen=float(counter.chosen_T[t]) / num_images,
     )

@@ -47,10 +47,18 @@ class GateImages:
 
     @classmethod
     def of(
-        cls, images: ImageIndex, rows: NDArray[np.int64], outputs: list[Outputs]
+        cls,
+        images: ImageIndex,
+        rows: NDArray[np.int64],
+        outputs: list[Outputs],
+        flat: Outputs | None = None,
     ) -> GateImages:
-        """Join the outputs of all experts on the rows of a subset."""
-        readable = np.logical_and.reduce([output.readable for output in outputs])
+        """Join the outputs of all experts on the rows of a subset.
+
+        An image is readable if all of them, and the flat network if given, read it.
+        """
+        readers = [*outputs, flat] if flat else outputs
+        readable = np.logical_and.reduce([output.readable for output in readers])
         return cls(rows, images.label[rows].astype(np.int64), outputs, readable)
 
     def logits(self, positions: NDArray[np.int64]) -> list[Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepme.artifacts.groups import GroupsContent, load_memberships
-from deepme.config import ClusterSettings, SimilaritySettings
+from deepme.config import ClusterSettings, MachineSettings, SimilaritySettings
 from deepme.errors import UsageError
 from deepme.steps import cluster, similarity
 from deepme.tables import print_groups
@@ -40,7 +40,10 @@ def workspace(start: Workspace, tmp_path: Path) -> Workspace:
 
 
 def run(workspace: Workspace, **settings: object) -> GroupsContent:
-    return cluster.run(ClusterSettings(**({"num_groups": 3} | settings)), workspace)
+    machine = MachineSettings(device="cpu", workers=0)
+    return cluster.run(
+        ClusterSettings(**({"num_groups": 3} | settings)), machine, workspace
+    )
 
 
 def sizes(content: GroupsContent) -> list[int]:

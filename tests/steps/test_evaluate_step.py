@@ -1,6 +1,6 @@
 """Every number of an evaluation beside its direct computation on hand-made outputs."""
 
-# ruff: noqa: N803, N806
+# ruff: noqa: N806
 from __future__ import annotations
 
 import json
@@ -16,9 +16,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from deepme import scoring
 from deepme.artifacts import outputs as outputs_module
 from deepme.artifacts.evaluation import EvaluationContent
-from deepme.artifacts.expert import KIND, SCHEMA, Training, save_training
+from deepme.artifacts.expert import (
+    KIND,
+    NONE_OF_THESE,
+    SCHEMA,
+    Expert,
+    Training,
+    save_training,
+)
 from deepme.artifacts.outputs import save_outputs
 from deepme.config import (
     FUSIONS,
@@ -39,6 +47,8 @@ from deepme.workspace import Workspace
 MACHINE = MachineSettings(device="cpu", workers=0)
 RANKS = (1, 2, 5)
 N, T = 12, 3
+WITH_NONE = 2
+"""The expert that has an output for images of other groups."""
 
 Floats = NDArray[np.float64]
 
@@ -69,17 +79,31 @@ class HandMade:
             members = groups.members[number - 1]
             logits = rng.normal(size=(len(self.rows), len(members)))
             logits += 1.5 * (members == split.images.label[self.rows][:, None])
+            if number == WITH_NONE:
+                logits = np.column_stack([logits, rng.normal(size=len(logits))])
             logits = logits.astype(np.float32)
             self._save_expert(number, logits, readable)
             self.logits.append(logits[readable].astype(float))
+        gate = GateSettings(backbone="vgg_small")
+        self._save_training(workspace.gate_path, "gate", gate, 0, ("1", "2", "3"))
+        flat = rng.normal(size=(len(self.rows), N)).astype(np.float32)
+        flat += 2 * (np.arange(N) == split.images.label[self.rows][:, None])
         self._save_training(
-            workspace.gate_path, "gate", GateSettings(backbone="vgg_small"), 0
+            workspace.flat_path, "flat", None, 0, groups.content.classes
         )
+        self._save_outputs(workspace.flat(), flat, readable)
+        self.flat = flat[readable].astype(float)
 
-    def _save_training(self, path: Path, kind: str, settings: Any, group: int) -> None:
+    def _save_training(
+        self,
+        path: Path,
+        kind: str,
+        settings: Any,
+        group: int,
+        outputs: tuple[str, ...],
+    ) -> None:
         groups = self.workspace.groups()
         split = self.workspace.split(groups.origin)
-        outputs = groups.group(group).classes if group else ("1", "2", "3")
         header = Header(
             kind=kind,
             schema_version=SCHEMA,
@@ -104,7 +128,16 @@ class HandMade:
         self, number: int, logits: NDArray[np.float32], readable: NDArray[np.bool_]
     ) -> None:
         workspace = self.workspace
-        self._save_training(workspace.expert_path(number), KIND, None, number)
+        outputs = workspace.groups().group(number).classes
+        if number == WITH_NONE:
+            outputs = (*outputs, NONE_OF_THESE)
+        self._save_training(workspace.expert_path(number), KIND, None, number, outputs)
+        self._save_outputs(workspace.expert(number), logits, readable)
+
+    def _save_outputs(
+        self, expert: Expert, logits: NDArray[np.float32], readable: NDArray[np.bool_]
+    ) -> None:
+        workspace = self.workspace
         groups = workspace.groups()
         header = Header(
             kind=outputs_module.KIND,
@@ -112,26 +145,52 @@ class HandMade:
             settings={"subset": "test", "features": False},
             classes=groups.origin.header.classes,
             made_from=workspace.made_from(
-                workspace.expert(number).origin, workspace.split(groups.origin).origin
+                expert.origin, workspace.split(groups.origin).origin
             ),
         )
         batch = (slice(0, len(logits)), logits, np.empty((0, 4), np.float32), readable)
         save_outputs(
-            workspace.outputs_path("test", number),
+            workspace.outputs_path("test", expert.training.group),
             header,
             iter([batch]),
             shape=logits.shape,
             num_features=None,
         )
 
-    def scores(self, weights_BT: Floats) -> Floats:
-        """F_k(x) = Σ_t φ_t(x) f_t^(k)(x), class by class."""
+    def class_logits(self, t: int) -> Floats:
+        """Without the output for none of the classes."""
+        return self.logits[t][:, : len(self.members[t])]
+
+    def scores(self, fusion: str) -> Floats:
+        """F_k(x) = Σ_t φ_t(x) f_t^(k)(x), class by class, or what stands for it."""
+        if fusion == "flat":
+            return softmax(self.flat, axis=1)
+        weights_BT = self.weights(fusion)
         F = np.zeros((len(self.labels), N))
+        if fusion == "stacking":
+            for k in range(N):
+                votes = [
+                    softmax(self.logits[t], axis=1)[:, list(members).index(k)]
+                    for t, members in enumerate(self.members)
+                    if k in members
+                ]
+                F[:, k] = np.mean(votes, axis=0)
+            return F
         for t, members in enumerate(self.members):
             f = softmax(self.logits[t], axis=1)
             for position, k in enumerate(members):
                 F[:, k] += weights_BT[:, t] * f[:, position]
         return F
+
+    def coarse(self) -> Floats:
+        """The flat network's probability of each group; shared classes divide it."""
+        P = softmax(self.flat, axis=1)
+        weights = np.zeros((len(P), T))
+        for k in range(N):
+            holders = [t for t in range(T) if k in self.members[t]]
+            for t in holders:
+                weights[:, t] += P[:, k] / len(holders)
+        return weights
 
     def weights(self, fusion: str) -> Floats:
         holds = np.array([[y in group for group in self.members] for y in self.labels])
@@ -139,7 +198,12 @@ class HandMade:
             "gate": self.s,
             "hard": np.eye(T)[self.s.argmax(axis=1)],
             "equal": np.full((len(self.labels), T), 1 / T),
-            "max-logit": softmax(np.stack([z.max(1) for z in self.logits], 1), axis=1),
+            "stacking": np.full((len(self.labels), T), 1 / T),
+            "coarse": self.coarse(),
+            "flat": self.coarse(),
+            "max-logit": softmax(
+                np.stack([self.class_logits(t).max(1) for t in range(T)], 1), axis=1
+            ),
             "oracle": holds / holds.sum(axis=1, keepdims=True),
         }[fusion]
 
@@ -165,7 +229,7 @@ def start(
     root.mkdir()
     shutil.copy(finished_workspace / "similarity.h5", root)
     workspace = Workspace(root)
-    cluster.run(ClusterSettings(num_groups=T, overlap=1.25), workspace)
+    cluster.run(ClusterSettings(num_groups=T, overlap=1.25), MACHINE, workspace)
     settings = SplitSettings(val=0.1, test=0.25)
     split_step.run(settings, MACHINE, workspace, data=tiny_images, scan=False)
     return root
@@ -180,13 +244,14 @@ def copied(start: Path, tmp_path: Path) -> Workspace:
 def made(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> HandMade:
     """In batches of 10, so that counters go over several."""
     made = HandMade(copied)
-    monkeypatch.setattr(evaluate, "BATCH_SIZE", 10)
+    monkeypatch.setattr(scoring, "BATCH_SIZE", 10)
 
-    def batches(_scorer: object, _images: object, positions: Any) -> Iterator[Any]:
+    def batches(voters: scoring.Voters, positions: Any) -> Iterator[Any]:
         for start in range(0, len(positions), 10):
-            yield torch.from_numpy(made.s[positions[start : start + 10]]).float()
+            some = made.s[positions[start : start + 10]]
+            yield torch.from_numpy(some).float() if voters.gate else None
 
-    monkeypatch.setattr(evaluate._GateScorer, "batches", batches)
+    monkeypatch.setattr(scoring.Voters, "_gate_batches", batches)
     return made
 
 
@@ -199,7 +264,7 @@ def run(workspace: Workspace, *fusions: str) -> dict[str, EvaluationContent]:
 class TestNumbers:
     def test_macro_and_micro(self, made, fusion):
         result = run(made.workspace, fusion)[fusion]
-        F = made.scores(made.weights(fusion))
+        F = made.scores(fusion)
         for k in RANKS:
             hit = hits(F, made.labels, k)
             assert result.micro[str(k)] == pytest.approx(hit.mean())
@@ -211,7 +276,7 @@ class TestNumbers:
     def test_the_groups(self, made, fusion):
         result = run(made.workspace, fusion)[fusion]
         weights = made.weights(fusion)
-        F = made.scores(weights)
+        F = made.scores(fusion)
         heaviest = weights == weights.max(axis=1, keepdims=True)
         share = heaviest / heaviest.sum(axis=1, keepdims=True)
         for t, group in enumerate(result.groups):
@@ -222,8 +287,11 @@ class TestNumbers:
             assert group.images == inside.sum()
             assert group.chosen == pytest.approx(share[:, t].mean())
             for k in RANKS:
-                alone = hits(made.logits[t][inside], positions, k)
-                assert group.expert[str(k)] == pytest.approx(macro(alone, positions))
+                alone = hits(made.class_logits(t)[inside], positions, k)
+                expert = {} if fusion == "flat" else group.expert
+                if expert:
+                    assert expert[str(k)] == pytest.approx(macro(alone, positions))
+                assert bool(group.expert) == (fusion != "flat")
                 whole = hits(F, made.labels, k)[inside]
                 expected = macro(whole, made.labels[inside])
                 assert group.system[str(k)] == pytest.approx(expected)
@@ -238,7 +306,7 @@ class TestNumbers:
 
     def test_calibration(self, made, fusion):
         result = run(made.workspace, fusion)[fusion]
-        F = made.scores(made.weights(fusion))
+        F = made.scores(fusion)
         P = F / F.sum(axis=1, keepdims=True)
         sure, right = P.max(axis=1), P.argmax(axis=1) == made.labels
         bins = np.minimum((sure * 15).astype(int), 14)
@@ -274,7 +342,7 @@ def test_the_oracle_is_always_in_the_right_group(made: HandMade) -> None:
 
 def test_confusions_are_the_pairs_that_occurred(made: HandMade) -> None:
     result = run(made.workspace, "equal")["equal"]
-    F = made.scores(made.weights("equal"))
+    F = made.scores("equal")
     predicted = F.argmax(axis=1)
     wrong = predicted != made.labels
     pairs, counts = np.unique(
@@ -293,6 +361,9 @@ def test_systems_have_the_papers_names(made: HandMade) -> None:
         "hard": "ssc-hard",
         "max-logit": "ssc-max-logit",
         "oracle": "ssc-oracle",
+        "stacking": "ssc-stacking",
+        "coarse": "ssc-coarse",
+        "flat": "vgg16-ext",
     }
 
 
@@ -301,7 +372,7 @@ def test_unreadable_images_are_left_out_and_counted(copied: Workspace) -> None:
     result = run(copied, "equal")["equal"]
     assert (result.images, result.unreadable) == (32, 4)
     assert result.classes_tested == len(np.unique(made.labels)) == 11
-    hit = hits(made.scores(made.weights("equal")), made.labels, 1)
+    hit = hits(made.scores("equal"), made.labels, 1)
     assert result.macro["1"] == pytest.approx(macro(hit, made.labels))
 
 
@@ -317,6 +388,23 @@ def test_fusions_without_a_gate_need_none(made: HandMade) -> None:
     run(made.workspace, "equal", "max-logit", "oracle")
     with pytest.raises(ArtifactError, match="run `deepme train-gate`"):
         run(made.workspace, "hard")
+
+
+def test_fusions_without_the_flat_network_need_none(made: HandMade) -> None:
+    made.workspace.flat_path.unlink()
+    run(made.workspace, "equal", "gate")
+    for fusion in ("flat", "coarse"):
+        with pytest.raises(ArtifactError, match="run `deepme train-flat`"):
+            run(made.workspace, fusion)
+
+
+def test_the_flat_network_alone_needs_no_expert(made: HandMade) -> None:
+    shutil.rmtree(made.workspace.root / "experts")
+    result = run(made.workspace, "flat")["flat"]
+    right = made.flat.argmax(axis=1) == made.labels
+    assert result.micro["1"] == right.mean()
+    with pytest.raises(ArtifactError, match="run `deepme train-expert --group 1`"):
+        run(made.workspace, "flat", "equal")
 
 
 class TestRealGate:

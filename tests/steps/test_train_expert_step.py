@@ -118,7 +118,7 @@ class TestResult:
         assert not torch.equal(one, two)
 
     def test_a_group_of_one_class(self, workspace):
-        cluster.run(ClusterSettings(num_groups=12), workspace)
+        cluster.run(ClusterSettings(num_groups=12), MACHINE, workspace)
         train(workspace, 5)
         assert len(workspace.expert(5).training.outputs) == 1
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -26,12 +27,15 @@ FINETUNE = Stage(name="finetune", epochs=1, lr=0.05, lr_end=0.05)
 MEMBERS = np.array([0, 2, 3])
 SIMILAR, OTHER = (1, 2), (0, 1)
 """Outputs of classes that Θ says are near each other, and far apart."""
+NO_ROWS = np.empty(0, dtype=np.int64)
 THETA = np.array([[1, 0.0, 0.0], [0.0, 1, 0.9], [0.0, 0.9, 1]], dtype=np.float32)
 
 
 @pytest.fixture
 def make(coloured: Split) -> Callable[..., ExpertTask]:
-    def make_task(**settings: object) -> ExpertTask:
+    def make_task(
+        other_rows: NDArray[np.int64] = NO_ROWS, **settings: object
+    ) -> ExpertTask:
         torch.manual_seed(0)
         given = {"backbone": "vgg_small", "image_size": 8, "batch_size": 7} | settings
         return ExpertTask(
@@ -42,6 +46,8 @@ def make(coloured: Split) -> Callable[..., ExpertTask]:
             theta=THETA,
             unreadable=UnreadableImages(coloured.images, 24, False, 0.0),
             workers=0,
+            weights="none",
+            other_rows=other_rows,
         )
 
     return make_task

@@ -64,6 +64,8 @@ def make_run(
         theta=THETA,
         unreadable=UnreadableImages(split.images, 24, skip, 0.5),
         workers=0,
+        weights="none",
+        other_rows=np.empty(0, dtype=np.int64),
     )
     for module in task.network.modules():
         if isinstance(module, nn.Dropout):

@@ -1,0 +1,187 @@
+"""The commands that run all stages: run, compare, demo."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepme.config import (
+    ClusterSettings,
+    EvaluateSettings,
+    ExpertSettings,
+    FlatSettings,
+    GateSettings,
+    MachineSettings,
+    SimilaritySettings,
+    SplitSettings,
+)
+from deepme.options import HERE, AsJson, Where, open_workspace
+from deepme.systems import PAPER, SYSTEMS
+
+if TYPE_CHECKING:
+    from deepme.pipeline import Outcome
+
+
+def run(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="the images, as for split"),
+    ],
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE", help="as for similarity; by default the image folder's"
+        ),
+    ] = "",
+    matrix: Annotated[
+        str, typer.Option(metavar="FILE", help="your own similarities instead")
+    ] = "",
+    workspace: Where = HERE,
+    json: AsJson = False,
+    similarity: SimilaritySettings,
+    cluster: ClusterSettings,
+    split: SplitSettings,
+    flat: FlatSettings,
+    expert: ExpertSettings,
+    gate: GateSettings,
+    evaluate: EvaluateSettings,
+    machine: MachineSettings,
+) -> None:
+    """Run all stages on your images; again, it redoes only what changed.
+
+    An option that several stages have, such as --epochs, goes to all of them; a
+    --config file with one table a command sets them apart.
+
+    Example: deepme run --data IMAGES --T 15 --config settings.toml
+    """
+    from deepme.pipeline import Recipe, run_all
+
+    recipe = Recipe(
+        similarity=similarity,
+        cluster=cluster,
+        split=split,
+        flat=flat,
+        expert=expert,
+        gate=gate,
+        evaluate=evaluate,
+        machine=machine,
+    )
+    where = open_workspace(workspace)
+    outcome = run_all(recipe, where, data=data, classes=classes, matrix=matrix)
+    _print_outcome(outcome, json)
+
+
+def compare(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="the images, as for split"),
+    ],
+    systems: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help=f"all, or some of: {', '.join(SYSTEMS)}"),
+    ] = ",".join(PAPER),
+    seeds: Annotated[
+        int, typer.Option(metavar="N", help="how often, each with a seed of its own")
+    ] = 3,
+    first_seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="the first of them, to spread seeds over machines"
+        ),
+    ] = 0,
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE", help="as for similarity; by default the image folder's"
+        ),
+    ] = "",
+    matrix: Annotated[
+        str, typer.Option(metavar="FILE", help="your own similarities instead")
+    ] = "",
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", metavar="DIR", help="folder of it all")
+    ] = Path("comparison"),
+    json: AsJson = False,
+    similarity: SimilaritySettings,
+    cluster: ClusterSettings,
+    split: SplitSettings,
+    flat: FlatSettings,
+    expert: ExpertSettings,
+    gate: GateSettings,
+    evaluate: EvaluateSettings,
+    machine: MachineSettings,
+) -> None:
+    """Train and evaluate several systems on one split and one budget: Table 1.
+
+    The settings are the budget, the same for all systems; what two of them have in
+    common is trained once. Again, it continues where it stopped.
+
+    Example: deepme compare --data IMAGES --seeds 3 --config settings.toml
+    """
+    from deepme.comparison import run
+    from deepme.pipeline import Recipe
+    from deepme.tables import print_comparison, print_json
+
+    recipe = Recipe(
+        similarity=similarity,
+        cluster=cluster,
+        split=split,
+        flat=flat,
+        expert=expert,
+        gate=gate,
+        evaluate=evaluate,
+        machine=machine,
+    )
+    names = tuple(SYSTEMS) if systems == "all" else tuple(systems.split(","))
+    table = run(
+        recipe,
+        open_workspace(workspace),
+        data=data,
+        classes=classes,
+        matrix=matrix,
+        systems=names,
+        seeds=range(first_seed, first_seed + seeds),
+    )
+    if json:
+        print_json(asdict(table))
+    else:
+        print_comparison(table)
+
+
+def demo(
+    *,
+    workspace: Annotated[
+        Path,
+        typer.Option(
+            "--workspace", "-w", metavar="DIR", help="folder of pictures and artifacts"
+        ),
+    ] = Path("demo"),
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="seed of pictures, split and training")
+    ] = 0,
+    json: AsJson = False,
+) -> None:
+    """Draw pictures of WordNet classes and run all stages on them.
+
+    Example: deepme demo
+    """
+    from deepme.demo import run
+
+    _print_outcome(run(open_workspace(workspace), seed=seed), json)
+
+
+def _print_outcome(outcome: Outcome, json: bool) -> None:
+    from deepme.tables import print_groups, print_json, print_results
+
+    if json:
+        print_json(asdict(outcome) | {"figures": list(map(str, outcome.figures))})
+        return
+    print_groups(outcome.groups)
+    print_results(outcome.results)
+    for path in outcome.figures:
+        typer.echo(path)

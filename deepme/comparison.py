@@ -1,0 +1,333 @@
+"""Table 1: all systems on one split, one pre-training and one budget, over seeds.
+
+Each pair of seed and settings has a workspace of its own below the comparison's, an
+ordinary one: ``deepme evaluate -w COMPARISON/seed-0/deepme`` works. What two systems
+have in common is trained once and linked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deepme.artifacts.comparison import (
+    KIND,
+    SCHEMA,
+    ComparisonContent,
+    Cost,
+    SeedResult,
+    SystemResult,
+    save_comparison,
+)
+from deepme.artifacts.evaluation import EvaluationContent
+from deepme.artifacts.expert import Expert
+from deepme.errors import UsageError
+from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, load_network
+from deepme.networks import forward_flops
+from deepme.pipeline import Recipe
+from deepme.progress import note
+from deepme.steps import (
+    cluster,
+    evaluate,
+    similarity,
+    split,
+    train_expert,
+    train_flat,
+    train_gate,
+)
+from deepme.storage.header import Header
+from deepme.storage.tensors import read_tensors
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT, SYSTEMS, System
+from deepme.workspace import Workspace
+
+_ROOTS = ("similarity.h5", "split.h5")
+_FLAT = ("flat/*", "outputs/*/00.h5")
+_GROUPS = ("groups.json", "memberships.h5")
+_EXPERTS = ("experts/*/*", "outputs/*/*")
+
+
+@dataclass
+class Trial:
+    """The systems of one seed that differ in their fusion alone.
+
+    Attributes:
+        name: of its workspace, that of its first system.
+        recipe: the settings.
+        systems: name -> system.
+    """
+
+    name: str
+    recipe: Recipe
+    systems: dict[str, System] = field(default_factory=dict)
+
+    @property
+    def fusions(self) -> tuple[str, ...]:
+        """What `evaluate` is asked for."""
+        return tuple(dict.fromkeys(item.fusion for item in self.systems.values()))
+
+
+def plan_trials(recipe: Recipe, systems: Sequence[str], seed: int) -> list[Trial]:
+    """Say what has to be trained for some systems.
+
+    Args:
+        recipe: what all systems share.
+        systems: names from `SYSTEMS`.
+        seed: of groups and trainings.
+
+    Returns:
+        Trials with different settings, in the order of the systems.
+
+    Raises:
+        UsageError: an unknown or repeated system.
+    """
+    unknown = [name for name in systems if name not in SYSTEMS]
+    if unknown or len(set(systems)) < len(systems) or not systems:
+        raise UsageError(
+            f"--systems is {','.join(systems)}, expected different ones of "
+            f"{', '.join(SYSTEMS)}"
+        )
+    trials: list[Trial] = []
+    for name in systems:
+        system = SYSTEMS[name]
+        own = _recipe_of(system, recipe, seed)
+        for trial in trials:
+            if trial.recipe == own:
+                break
+        else:
+            trial = Trial(name, own)
+            trials.append(trial)
+        trial.systems[name] = system
+    return trials
+
+
+def _recipe_of(system: System, recipe: Recipe, seed: int) -> Recipe:
+    groups = recipe.cluster.num_groups + system.more_groups
+    epochs = round(recipe.flat.epochs * system.longer)
+    return replace(
+        recipe,
+        cluster=replace(
+            recipe.cluster, seed=seed, **({"num_groups": groups} | system.cluster)
+        ),
+        flat=replace(recipe.flat, seed=seed, epochs=epochs),
+        expert=replace(recipe.expert, seed=seed, **system.expert),
+        gate=replace(recipe.gate, seed=seed, **system.gate),
+    )
+
+
+def run(
+    recipe: Recipe,
+    workspace: Workspace,
+    *,
+    data: Path,
+    classes: str = "",
+    matrix: str = "",
+    systems: Sequence[str],
+    seeds: range,
+) -> ComparisonContent:
+    """Train and evaluate the systems, and write comparison.json after each of them.
+
+    Args:
+        recipe: the settings that all systems share; its seeds are replaced.
+        workspace: the folder of the comparison.
+        data: the images, as for split.
+        classes: a class list, as for similarity; empty for the image folder's own.
+        matrix: the user's own similarities, as for similarity, or empty.
+        systems: names from `SYSTEMS`.
+        seeds: of groups and training; at least one.
+
+    Returns:
+        The table.
+
+    Raises:
+        UsageError: an unknown system, or no seed.
+        DeepmeError: whatever a stage raises; what is finished stays.
+    """
+    if not seeds:
+        raise UsageError(f"--seeds is {len(seeds)}, expected 1 or more")
+    plans = {seed: plan_trials(recipe, systems, seed) for seed in seeds}
+    source = classes or ("" if matrix else str(data))
+    similarity.run(recipe.similarity, workspace, classes=source, matrix=matrix)
+    report = split.run(recipe.split, recipe.machine, workspace, data=data, scan=False)
+    table = _Table(recipe, workspace, report, systems)
+    for seed, trials in plans.items():
+        finished: list[tuple[Trial, Workspace]] = []
+        for trial in trials:
+            note(f"seed {seed}: {', '.join(trial.systems)}")
+            place = Workspace(workspace.root / f"seed-{seed}" / trial.name)
+            _adopt(place, trial, workspace, finished)
+            results = _run_trial(trial, place)
+            finished.append((trial, place))
+            table.add(seed, trial, place, results)
+    return table.content()
+
+
+def _adopt(
+    place: Workspace,
+    trial: Trial,
+    root: Workspace,
+    finished: list[tuple[Trial, Workspace]],
+) -> None:
+    """Link what the trial shares with the whole comparison and with earlier trials."""
+    place.adopt(root, *_ROOTS)
+    for earlier, other in finished:
+        mine, theirs = trial.recipe, earlier.recipe
+        if mine.flat == theirs.flat:
+            place.adopt(other, *_FLAT)
+        if mine.cluster == theirs.cluster:
+            place.adopt(other, *_GROUPS)
+            if mine.expert == theirs.expert:
+                place.adopt(other, *_EXPERTS)
+
+
+def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
+    recipe, machine = trial.recipe, trial.recipe.machine
+    wanted = replace(recipe, evaluate=replace(recipe.evaluate, fusion=trial.fusions))
+    if wanted.needs_flat:
+        train_flat.run(recipe.flat, machine, place)
+    groups = cluster.run(recipe.cluster, machine, place)
+    if not NEEDS_NO_EXPERT.issuperset(trial.fusions):
+        for group in groups.groups:
+            train_expert.run(recipe.expert, machine, place, group.number)
+    if not NEEDS_GATE.isdisjoint(trial.fusions):
+        train_gate.run(recipe.gate, machine, place)
+    return evaluate.run(wanted.evaluate, machine, place)
+
+
+class _Table:
+    """Gathers the rows; written anew whenever one is complete."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        workspace: Workspace,
+        report: split.SplitReport,
+        systems: Sequence[str],
+    ) -> None:
+        self.recipe, self.workspace, self.report = recipe, workspace, report
+        self.seeds: dict[str, list[SeedResult]] = {name: [] for name in systems}
+        self.costs: dict[str, Cost] = {}
+
+    def add(
+        self,
+        seed: int,
+        trial: Trial,
+        place: Workspace,
+        results: list[EvaluationContent],
+    ) -> None:
+        """Take up the results of a trial."""
+        by_fusion = {result.fusion: result for result in results}
+        for name, system in trial.systems.items():
+            result = by_fusion[system.fusion]
+            self.seeds[name].append(_seed_result(seed, result))
+            if name not in self.costs:
+                self.costs[name] = _cost(system, trial.recipe, place)
+        path = self.workspace.root / "comparison.json"
+        with self.workspace.lock():
+            save_comparison(path, self._header(), self.content())
+
+    def content(self) -> ComparisonContent:
+        """The rows that have a result."""
+        return ComparisonContent(
+            classes=self.report.classes,
+            train_images=self.report.train,
+            test_images=self.report.test,
+            groups=self.recipe.cluster.num_groups,
+            systems=tuple(
+                SystemResult(
+                    system=name,
+                    label=SYSTEMS[name].label,
+                    cost=self.costs[name],
+                    seeds=tuple(results),
+                )
+                for name, results in self.seeds.items()
+                if results
+            ),
+        )
+
+    def _header(self) -> Header:
+        recipe = self.recipe
+        stages = (recipe.cluster, recipe.flat, recipe.expert, recipe.gate)
+        return Header(
+            kind=KIND,
+            schema_version=SCHEMA,
+            settings={stage.section: stage.to_dict() for stage in stages},
+        )
+
+
+def _seed_result(seed: int, result: EvaluationContent) -> SeedResult:
+    return SeedResult(
+        seed=seed,
+        macro=result.macro,
+        micro=result.micro,
+        right_group=result.right_group,
+        calibration_error=result.calibration_error,
+        experts={
+            f"{group.number} {group.name}": group.expert["1"]
+            for group in result.groups
+            if "1" in group.expert
+        },
+    )
+
+
+def _cost(system: System, recipe: Recipe, place: Workspace) -> Cost:
+    """Add up the networks that a system asks, and the trainings it took."""
+    asked: list[_NetworkCost] = []
+    if system.fusion not in NEEDS_NO_EXPERT:
+        groups = place.groups().content.groups
+        asked += [_network_cost(place.expert(group.number)) for group in groups]
+    experts_gflop = sum(cost.image for cost in asked)
+    if system.fusion in NEEDS_GATE:
+        gate = place.gate()
+        # It learned on what the experts said of every training image.
+        asking = experts_gflop * gate.training.images
+        asked.append(_gate_cost(gate) + _NetworkCost(0, asking, 0.0))
+    if system.fusion in NEEDS_FLAT:
+        asked.append(_network_cost(place.flat()))
+    elif recipe.needs_flat:
+        asked.append(replace(_network_cost(place.flat()), parameters=0, image=0.0))
+    return Cost(
+        parameters=sum(cost.parameters for cost in asked),
+        training_gflop=sum(cost.training for cost in asked),
+        inference_gflop=sum(cost.image for cost in asked),
+    )
+
+
+@dataclass(frozen=True)
+class _NetworkCost:
+    """Weights, GFLOP of the whole training, GFLOP of one image."""
+
+    parameters: int
+    training: float
+    image: float
+
+    def __add__(self, other: _NetworkCost) -> _NetworkCost:
+        return _NetworkCost(
+            self.parameters + other.parameters,
+            self.training + other.training,
+            self.image + other.image,
+        )
+
+
+def _network_cost(expert: Expert) -> _NetworkCost:
+    """Count a network on images.
+
+    A backward pass costs twice the forward pass; in warm-up there is none but the
+    head's.
+    """
+    network = load_network(expert)
+    gflop = forward_flops(network, expert.training.image_size) / 1e9
+    passes = [1 if epoch.stage == "warmup" else 3 for epoch in expert.training.history]
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return _NetworkCost(parameters, sum(passes) * expert.training.images * gflop, gflop)
+
+
+def _gate_cost(gate: Expert) -> _NetworkCost:
+    """Count the gate; on features it is linear layers, two operations a weight."""
+    if gate.origin.header.settings["input"] == "images":
+        return _network_cost(gate)
+    tensors = read_tensors(gate.weights, WEIGHTS_KIND, WEIGHTS_SCHEMA)[1]
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    gflop = 2 * parameters / 1e9
+    passes = 3 * len(gate.training.history)
+    return _NetworkCost(parameters, passes * gate.training.images * gflop, gflop)
