@@ -13,7 +13,13 @@ from torch.testing import assert_close
 
 from deepme import networks
 from deepme.errors import EnvironmentFault, InputError, UsageError
-from deepme.networks import FeatureGate, Network, SmallVGG, create_network
+from deepme.networks import (
+    FeatureGate,
+    Network,
+    SmallVGG,
+    create_network,
+    forward_flops,
+)
 
 
 def build(backbone: str = "vgg_small", weights: object = "none", size: int = 8):
@@ -188,3 +194,14 @@ class TestLocalWeights:
         (tmp_path / "folder.pth").mkdir()
         with pytest.raises(InputError, match=rf"cannot read --weights .*{name}"):
             build(weights=tmp_path / name)
+
+
+def test_operations_are_two_for_each_multiply_add():
+    network = create_network("vgg_small", 5, weights="none", image_size=8)
+    # 3 × 3 kernels: channels in and out, at 8, 4, 2 and 1 pixels a side; the head.
+    by_hand = 9 * 64 * 3 * 32 + 9 * 16 * 32 * 64
+    by_hand += 9 * 4 * (64 * 128 + 128 * 128) + 9 * (128 * 256 + 256 * 256)
+    by_hand += 256 * 5
+    assert network.training
+    assert forward_flops(network, 8) == 2 * by_hand
+    assert network.training

@@ -19,6 +19,7 @@ from injection import Calls, Child, command, fail, in_child
 from deepme import workspace as module
 from deepme.artifacts.origin import origin_of
 from deepme.errors import ArtifactError, EnvironmentFault
+from deepme.storage.atomic import atomic_write
 from deepme.storage.json import read_json, write_json
 from deepme.workspace import Workspace
 
@@ -190,6 +191,42 @@ def hold(root: Path, seconds: float = 60.0) -> Child:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return child
+
+
+class TestAdopt:
+    def test_links_what_is_missing_and_changes_nothing_else(
+        self, workspace: Workspace, tmp_path: Path
+    ):
+        other = Workspace(tmp_path / "other")
+        other.root.mkdir()
+        other.split_path.write_text("mine")
+        other.adopt(workspace, "*.h5", "experts/*/*")
+        assert other.split_path.read_text() == "mine"
+        for name in ("similarity.h5", "experts/01/training.json"):
+            ours, theirs = other.root / name, workspace.root / name
+            assert ours.stat().st_ino == theirs.stat().st_ino
+        assert not other.groups_path.exists()
+
+    def test_a_file_replaced_here_stays_whole_there(
+        self, workspace: Workspace, tmp_path: Path
+    ):
+        other = Workspace(tmp_path / "other")
+        other.adopt(workspace, "groups.json")
+        before = workspace.groups_path.read_bytes()
+        with atomic_write(other.groups_path) as file:
+            file.write(b"new")
+        assert workspace.groups_path.read_bytes() == before
+
+    def test_without_links_files_are_copied(
+        self, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def refuse(_path: Path, _target: Path) -> None:
+            raise OSError("another file system")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        other = Workspace(tmp_path / "other")
+        other.adopt(workspace, "groups.json")
+        assert other.groups_path.read_bytes() == workspace.groups_path.read_bytes()
 
 
 class TestLock:

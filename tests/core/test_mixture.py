@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from deepme.core.mixture import (
     Members,
+    class_log_probabilities,
+    coarse_weights,
     equal_weights,
     fuse,
     gate_confidences,
@@ -21,6 +23,7 @@ from deepme.core.mixture import (
     max_logit_weights,
     normalize_scores,
     oracle_weights,
+    stack,
 )
 
 # Four classes, two experts, class 2 shared.
@@ -204,3 +207,21 @@ def test_oracle_leaves_only_the_experts_own_errors() -> None:
     weights = oracle_weights(torch.tensor([3]), members=MEMBERS)
     scores = fuse(PROBABILITIES, members=MEMBERS, weights_BT=weights)
     assert_close(scores, torch.tensor([[0, 0, 0.6, 0.4]]))
+
+
+def test_stacking_averages_the_experts_that_know_a_class() -> None:
+    scores_BN = stack(PROBABILITIES, members=MEMBERS)
+    assert_close(scores_BN, torch.tensor([[0.5, 0.3, (0.2 + 0.6) / 2, 0.4]]))
+
+
+def test_coarse_weights_add_up_the_flat_networks_probabilities() -> None:
+    flat_BN = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    weights_BT = coarse_weights(flat_BN, members=MEMBERS)
+    assert_close(weights_BT, torch.tensor([[0.1 + 0.2 + 0.3 / 2, 0.3 / 2 + 0.4]]))
+
+
+def test_an_output_for_none_of_the_classes_takes_its_share() -> None:
+    logits = (torch.tensor([[log(1), log(2), log(3), log(4)]]), torch.zeros(1, 2))
+    first, second = class_log_probabilities(logits, members=MEMBERS)
+    assert_close(first.exp(), torch.tensor([[0.1, 0.2, 0.3]]))
+    assert_close(second.exp(), torch.tensor([[0.5, 0.5]]))
