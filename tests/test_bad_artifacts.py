@@ -83,7 +83,7 @@ class TestLoader:
 
 READERS = {
     "similarity": ("cluster", "similarity"),
-    "groups": ("split", "cluster"),
+    "groups": ("train-expert", "cluster"),
     "split": ("train-expert", "split"),
     "expert": ("train-gate", "train-expert"),
     "expert weights": ("evaluate", "train-expert"),

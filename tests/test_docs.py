@@ -51,7 +51,7 @@ class Section:
 
     def fits(self, path: str) -> bool:
         pattern = re.escape(self.pattern).replace("NN", r"\d\d")
-        return bool(re.fullmatch(re.sub("SUBSET|SYSTEM", r"[a-z-]+", pattern), path))
+        return bool(re.fullmatch(re.sub("SUBSET|SYSTEM", r"[a-z0-9-]+", pattern), path))
 
 
 def read_rows(text: str) -> dict[str, tuple[str, ...]]:
@@ -77,10 +77,13 @@ SECTIONS = read_sections()
 def workspaces(
     finished_workspace: Path,
     invoke: Invoke,
+    tiny_images: Path,
     tiny_config: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Path]:
-    """All that the code can write: the usual, one of a matrix, one with features."""
+    """All that the code can write: the usual, one of a matrix, one with features and
+    the flat network, and what a comparison has beside its trials.
+    """
     root = tmp_path_factory.mktemp("workspaces")
     matrix = root / "matrix.csv"
     matrix.write_text(",a,b\na,1,0.5\nb,0.5,1\n")
@@ -88,7 +91,15 @@ def workspaces(
     featured = Path(shutil.copytree(finished_workspace, root / "featured"))
     arguments = ("--config", tiny_config, "--input", "features", "-w", featured)
     assert not invoke("train-gate", *arguments).code
-    return [finished_workspace, root / "own", featured]
+    common = ("--config", tiny_config, "-w", featured)
+    assert not invoke("train-flat", *common).code
+    assert not invoke("evaluate", "--fusion", "flat", *common).code
+    compare = ("compare", "--data", tiny_images, "--seeds", 1, "--systems", "deepme")
+    trials = ("-w", root / "trials", "--config", tiny_config)
+    assert not invoke(*compare, *trials).code
+    (root / "comparison").mkdir()
+    shutil.copy(root / "trials" / "comparison.json", root / "comparison")
+    return [finished_workspace, root / "own", featured, root / "comparison"]
 
 
 def files_of(workspace: Path) -> Iterator[tuple[str, Path]]:
