@@ -42,9 +42,11 @@ def demo_recipe(seed: int = 0) -> Recipe:
         cluster=ClusterSettings(num_groups=4, overlap=1.08, seed=seed),
         split=SplitSettings(test=0.2, seed=seed),
         flat=FlatSettings(**network),
-        expert=ExpertSettings(**network),
+        # Each expert goes on from the network of all classes: with a few dozen images
+        # a class it learns from scratch little that the flat one does not know.
+        expert=ExpertSettings(**network | {"weights": "flat"}),
         gate=GateSettings(
-            weights="none", epochs=10, batch_size=32, lr=0.05, lr_end=0.002, seed=seed
+            weights="flat", epochs=10, batch_size=32, lr=0.05, lr_end=0.002, seed=seed
         ),
         evaluate=EvaluateSettings(fusion=FUSIONS),
         # One thread gives the same figures on every machine, and on a busy one it is

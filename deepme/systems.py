@@ -88,7 +88,15 @@ SYSTEMS = {
         fusion="gate",
         cluster={"method": "confusion"},
     ),
-    "flat-longer": System(label="flat, twice the epochs", fusion="flat", longer=2.0),
+    "from-flat": System(
+        label="DeepME from the flat network",
+        fusion="gate",
+        expert={"weights": "flat"},
+        gate={"weights": "flat"},
+    ),
+    "flat-longer": System(
+        label="flat, three times the epochs", fusion="flat", longer=3.0
+    ),
     "flat-ensemble": System(
         label="flat, as many as experts and gate",
         fusion="equal",

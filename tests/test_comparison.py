@@ -75,7 +75,7 @@ class TestPlan:
         assert own.cluster.num_groups - 4 == (name == "flat-ensemble")
         assert own.expert == replace(recipe.expert, **system.expert)
         assert own.gate == replace(recipe.gate, **system.gate)
-        assert own.flat.epochs == 15 * (2 if name == "flat-longer" else 1)
+        assert own.flat.epochs == 15 * (3 if name == "flat-longer" else 1)
 
     @pytest.mark.parametrize("names", [("deepme", "vgg"), ("deepme", "deepme"), ()])
     def test_unknown_or_repeated_systems(self, names):
