@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepme.config import (
-    ClusterSettings,
-    EvaluateSettings,
-    ExpertSettings,
-    FlatSettings,
-    GateSettings,
-    MachineSettings,
-    SimilaritySettings,
-    SplitSettings,
-)
 from deepme.options import HERE, AsJson, Where, open_workspace
+from deepme.recipe import Recipe
 from deepme.systems import PAPER, SYSTEMS
 
 if TYPE_CHECKING:
@@ -42,14 +33,7 @@ def run(
     ] = "",
     workspace: Where = HERE,
     json: AsJson = False,
-    similarity: SimilaritySettings,
-    cluster: ClusterSettings,
-    split: SplitSettings,
-    flat: FlatSettings,
-    expert: ExpertSettings,
-    gate: GateSettings,
-    evaluate: EvaluateSettings,
-    machine: MachineSettings,
+    recipe: Recipe,
 ) -> None:
     """Run all stages on your images; again, it redoes only what changed.
 
@@ -58,18 +42,8 @@ def run(
 
     Example: deepme run --data IMAGES --T 15 --config settings.toml
     """
-    from deepme.pipeline import Recipe, run_all
+    from deepme.pipeline import run_all
 
-    recipe = Recipe(
-        similarity=similarity,
-        cluster=cluster,
-        split=split,
-        flat=flat,
-        expert=expert,
-        gate=gate,
-        evaluate=evaluate,
-        machine=machine,
-    )
     where = open_workspace(workspace)
     outcome = run_all(recipe, where, data=data, classes=classes, matrix=matrix)
     _print_outcome(outcome, json)
@@ -107,14 +81,7 @@ def compare(
         Path, typer.Option("--workspace", "-w", metavar="DIR", help="folder of it all")
     ] = Path("comparison"),
     json: AsJson = False,
-    similarity: SimilaritySettings,
-    cluster: ClusterSettings,
-    split: SplitSettings,
-    flat: FlatSettings,
-    expert: ExpertSettings,
-    gate: GateSettings,
-    evaluate: EvaluateSettings,
-    machine: MachineSettings,
+    recipe: Recipe,
 ) -> None:
     """Train and evaluate several systems on one split and one budget: Table 1.
 
@@ -124,19 +91,8 @@ def compare(
     Example: deepme compare --data IMAGES --seeds 3 --config settings.toml
     """
     from deepme.comparison import run
-    from deepme.pipeline import Recipe
     from deepme.tables import print_comparison, print_json
 
-    recipe = Recipe(
-        similarity=similarity,
-        cluster=cluster,
-        split=split,
-        flat=flat,
-        expert=expert,
-        gate=gate,
-        evaluate=evaluate,
-        machine=machine,
-    )
     names = tuple(SYSTEMS) if systems == "all" else tuple(systems.split(","))
     table = run(
         recipe,

@@ -25,8 +25,8 @@ from deepme.artifacts.expert import Expert
 from deepme.errors import UsageError
 from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, load_network
 from deepme.networks import forward_flops
-from deepme.pipeline import Recipe
 from deepme.progress import note
+from deepme.recipe import Recipe
 from deepme.steps import (
     cluster,
     evaluate,

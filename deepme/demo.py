@@ -16,8 +16,9 @@ from deepme.config import (
     SplitSettings,
 )
 from deepme.images.drawing import write_demo_images
-from deepme.pipeline import Outcome, Recipe, run_all
+from deepme.pipeline import Outcome, run_all
 from deepme.progress import note
+from deepme.recipe import Recipe
 from deepme.workspace import Workspace
 
 IMAGE_SIZE = 32

@@ -10,7 +10,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,25 +67,21 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     Args:
         command: with at least one keyword-only parameter annotated with a subclass of
-            `Settings`.
+            `Settings`, or with a dataclass all of whose fields are.
 
     Returns:
         A function whose signature Typer turns into options.
     """
     hints = typing.get_type_hints(command, include_extras=True)
-    classes = {
-        name: hint
-        for name, hint in hints.items()
-        if isinstance(hint, type) and issubclass(hint, Settings)
-    }
+    stages = {name: _stages(hint) for name, hint in hints.items() if _stages(hint)}
     plain = [
         parameter.replace(annotation=hints[name])
         for name, parameter in inspect.signature(command).parameters.items()
-        if name not in classes
+        if name not in stages
     ]
     generated: dict[str, inspect.Parameter] = {}
     defaults: dict[str, set[Any]] = {}
-    for cls in classes.values():
+    for cls in (cls for classes in stages.values() for cls in classes.values()):
         kinds = typing.get_type_hints(cls)
         for item in fields(cls):
             generated.setdefault(item.name, _parameter(item, kinds[item.name]))
@@ -99,9 +95,14 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(**values: Any) -> None:
         given = {name: _parsed(name, values.pop(name)) for name in generated}
         tables = load_toml(values.pop("config"))
-        for name, cls in classes.items():
-            own = {item.name: given[item.name] for item in fields(cls)}
-            values[name] = resolve(cls, tables, **own)
+        for name, classes in stages.items():
+            built = {
+                field: resolve(
+                    cls, tables, **{item.name: given[item.name] for item in fields(cls)}
+                )
+                for field, cls in classes.items()
+            }
+            values[name] = built.get("") or hints[name](**built)
         command(**values)
 
     parameters = [*plain, *generated.values(), config]
@@ -109,6 +110,17 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     wrapper.__signature__ = signature  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
+
+
+def _stages(hint: Any) -> dict[str, type[Settings]]:
+    """Field -> settings class of a recipe; a settings class alone has no field."""
+    if not isinstance(hint, type):
+        return {}
+    if issubclass(hint, Settings):
+        return {"": hint}
+    kinds = typing.get_type_hints(hint) if is_dataclass(hint) else {}
+    alone = all(_stages(kind).keys() == {""} for kind in kinds.values())
+    return kinds if alone else {}
 
 
 def _parameter(item: Field[Any], hint: Any, default: str = "") -> inspect.Parameter:

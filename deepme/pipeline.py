@@ -7,18 +7,9 @@ from pathlib import Path
 
 from deepme.artifacts.evaluation import EvaluationContent
 from deepme.artifacts.groups import GroupsContent
-from deepme.config import (
-    ClusterSettings,
-    EvaluateSettings,
-    ExpertSettings,
-    FlatSettings,
-    GateSettings,
-    MachineSettings,
-    SimilaritySettings,
-    SplitSettings,
-)
 from deepme.images.index import class_folders
 from deepme.progress import note, warn
+from deepme.recipe import Recipe
 from deepme.steps import (
     cluster,
     evaluate,
@@ -29,31 +20,7 @@ from deepme.steps import (
     train_flat,
     train_gate,
 )
-from deepme.systems import NEEDS_FLAT
 from deepme.workspace import Workspace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The settings of every stage."""
-
-    similarity: SimilaritySettings
-    cluster: ClusterSettings
-    split: SplitSettings
-    flat: FlatSettings
-    expert: ExpertSettings
-    gate: GateSettings
-    evaluate: EvaluateSettings
-    machine: MachineSettings
-
-    @property
-    def needs_flat(self) -> bool:
-        """Whether any stage builds on the flat network."""
-        return (
-            self.cluster.method == "confusion"
-            or "flat" in (self.expert.weights, self.gate.weights)
-            or not NEEDS_FLAT.isdisjoint(self.evaluate.fusion)
-        )
 
 
 @dataclass(frozen=True)

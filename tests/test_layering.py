@@ -18,7 +18,7 @@ FLOORS = (
     ("deepme", "errors", "text"),
     ("core", "settings", "progress", "systems", "storage", "figures"),
     ("config", "wordnet", "artifacts", "networks"),
-    ("workspace", "images", "devices", "config_file"),
+    ("workspace", "images", "devices", "config_file", "recipe"),
     ("inference",),
     ("training",),
     ("scoring",),

@@ -1,0 +1,40 @@
+"""The settings of all stages together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepme.config import (
+    ClusterSettings,
+    EvaluateSettings,
+    ExpertSettings,
+    FlatSettings,
+    GateSettings,
+    MachineSettings,
+    SimilaritySettings,
+    SplitSettings,
+)
+from deepme.systems import NEEDS_FLAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings of every stage."""
+
+    similarity: SimilaritySettings
+    cluster: ClusterSettings
+    split: SplitSettings
+    flat: FlatSettings
+    expert: ExpertSettings
+    gate: GateSettings
+    evaluate: EvaluateSettings
+    machine: MachineSettings
+
+    @property
+    def needs_flat(self) -> bool:
+        """Whether any stage builds on the flat network."""
+        return (
+            self.cluster.method == "confusion"
+            or "flat" in (self.expert.weights, self.gate.weights)
+            or not NEEDS_FLAT.isdisjoint(self.evaluate.fusion)
+        )
