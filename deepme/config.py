@@ -232,6 +232,9 @@ class GateSettings(Settings):
     margin: float = setting(
         1.0, "weight α of Eq. 4 part 3: the true class ahead by β", at_least=0
     )
+    likelihood: float = setting(
+        0.0, "weight of −log P(y), the likelihood of the mixture", at_least=0
+    )
     beta: float = setting(0.1, "β: the margin", at_least=0, at_most=1)
     kappa: float = setting(
         1.0, "κ: loss of an expert without the class is log C + κ", at_least=0

@@ -39,6 +39,8 @@ class GateLossWeights:
     """Weight of the agreement of experts that share the class."""
     margin: float = 1.0
     """Weight of the margin, the paper's α."""
+    likelihood: float = 0.0
+    """Weight of −log P(y), which the paper does not have."""
     kappa: float = 1.0
     """Nats by which an expert without the class is worse than guessing, κ."""
     beta: float = 0.1
@@ -50,7 +52,8 @@ class GateLossWeights:
             value = getattr(self, field.name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{field.name} is {value}, expected a number ≥ 0")
-        if not (self.selection or self.relevance or self.consistency or self.margin):
+        terms = (self.selection, self.relevance, self.consistency, self.margin)
+        if not any((*terms, self.likelihood)):
             raise ValueError("all terms have weight 0, expected at least one above 0")
 
 
@@ -170,6 +173,35 @@ def margin(scores_BN: Tensor, *, labels_B: Tensor, beta: float) -> Tensor:
     return (beta - lead_B / scores_BN.sum(dim=1)).clamp(min=0).mean()
 
 
+def likelihood(
+    gate_logits_BT: Tensor,
+    *,
+    log_probabilities: Sequence[Tensor],
+    true_log_probability_BT: Tensor,
+) -> Tensor:
+    """Compute the mean of −log P(y), P = F/ΣF: the likelihood of the mixture itself.
+
+    The objective of Jacobs et al. (1991), beyond the paper: it asks for the experts
+    that name the class, where `relevance` asks for those that hold it. In logarithms,
+    so that a gate all but certain and wrong keeps its gradient; φ's scale cancels.
+
+    Args:
+        gate_logits_BT: (B, T) float, the gate before the softmax.
+        log_probabilities: T tensors (B, C_t) float ≤ 0, log f_t.
+        true_log_probability_BT: (B, T) float, from `true_log_probabilities`.
+
+    Returns:
+        Scalar ≥ 0.
+    """
+    log_s_BT = gate_logits_BT.log_softmax(dim=1)
+    # Below 0 for an expert that knows images of other groups.
+    log_mass_BT = torch.stack(
+        [log_p.logsumexp(dim=1) for log_p in log_probabilities], 1
+    )
+    log_true_B = (log_s_BT + true_log_probability_BT).logsumexp(dim=1)
+    return ((log_s_BT + log_mass_BT).logsumexp(dim=1) - log_true_B).mean()
+
+
 def gate_objective(
     gate_logits_BT: Tensor,
     *,
@@ -178,7 +210,7 @@ def gate_objective(
     members: Members,
     weights: GateLossWeights,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute Eq. 4, the weighted sum of the four terms above.
+    """Compute Eq. 4, the weighted sum of the terms above.
 
     The experts may be frozen (the paper's two stages) or learn along: gradients reach
     `log_probabilities` where they ask for one. Terms of weight 0 are not computed.
@@ -198,12 +230,14 @@ def gate_objective(
     s_BT, phi_BT = gate_confidences(gate_logits_BT)
     holds_BT = members.holds(labels_B)
 
-    def selection_term() -> Tensor:
-        true_BT = true_log_probabilities(
+    def true_log_p() -> Tensor:
+        return true_log_probabilities(
             log_probabilities, labels_B=labels_B, members=members
         )
+
+    def selection_term() -> Tensor:
         losses_BT = expert_losses(
-            true_BT, labels_B=labels_B, members=members, kappa=weights.kappa
+            true_log_p(), labels_B=labels_B, members=members, kappa=weights.kappa
         )
         return expert_selection(phi_BT, losses_BT=losses_BT)
 
@@ -217,6 +251,11 @@ def gate_objective(
         "relevance": lambda: relevance(gate_logits_BT, holds_BT=holds_BT),
         "consistency": lambda: consistency(s_BT, holds_BT=holds_BT),
         "margin": margin_term,
+        "likelihood": lambda: likelihood(
+            gate_logits_BT,
+            log_probabilities=log_probabilities,
+            true_log_probability_BT=true_log_p(),
+        ),
     }
     strength = {name: getattr(weights, name) for name in terms}
     parts = {name: term() for name, term in terms.items() if strength[name]}

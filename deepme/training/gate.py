@@ -121,6 +121,7 @@ class GateTask:
             relevance=settings.relevance,
             consistency=settings.consistency,
             margin=settings.margin,
+            likelihood=settings.likelihood,
             kappa=settings.kappa,
             beta=settings.beta,
         )

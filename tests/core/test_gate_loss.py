@@ -14,6 +14,7 @@ from deepme.core.gate_loss import (
     expert_losses,
     expert_selection,
     gate_objective,
+    likelihood,
     margin,
     relevance,
     true_log_probabilities,
@@ -112,6 +113,27 @@ def test_margin_pushes_the_truth_up_and_the_best_rival_down() -> None:
     assert_close(scores.grad, expected)
 
 
+def test_likelihood_is_the_mixtures_cross_entropy() -> None:
+    true = true_log_probabilities(LOG_PROBABILITIES, labels_B=LABELS, members=MEMBERS)
+    actual = likelihood(
+        GATE_LOGITS, log_probabilities=LOG_PROBABILITIES, true_log_probability_BT=true
+    )
+    expected = (-log(4 / 5 * 0.5) - log((0.8 + 0.7) / 2)) / 2
+    assert_close(actual, torch.tensor(expected))
+
+
+def test_likelihood_is_of_what_the_outputs_for_other_images_leave() -> None:
+    # Expert 1 gives half of its softmax to none of its classes.
+    halved = (LOG_PROBABILITIES[0], LOG_PROBABILITIES[1] - log(2))
+    true = true_log_probabilities(halved, labels_B=LABELS, members=MEMBERS)
+    actual = likelihood(
+        GATE_LOGITS, log_probabilities=halved, true_log_probability_BT=true
+    )
+    first = 4 / 5 * 0.5 / (4 / 5 + 1 / 10)
+    second = (0.8 / 2 + 0.35 / 2) / (1 / 2 + 1 / 4)
+    assert_close(actual, torch.tensor((-log(first) - log(second)) / 2))
+
+
 def objective(
     gate_logits: torch.Tensor = GATE_LOGITS, **weights: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -145,7 +167,7 @@ def test_gate_objective_counts_disagreement_on_a_shared_class() -> None:
     assert_close(parts["consistency"], torch.tensor((0 + abs(3 / 4 - 1 / 4)) / 2))
 
 
-TERMS = ("selection", "relevance", "consistency", "margin")
+TERMS = ("selection", "relevance", "consistency", "margin", "likelihood")
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -215,7 +237,7 @@ def test_extreme_confidence_stays_finite_in_float32() -> None:
         log_probabilities=[expert.log_softmax(1) for expert in experts],
         labels_B=LABELS,
         members=MEMBERS,
-        weights=GateLossWeights(),
+        weights=GateLossWeights(likelihood=1),
     )
     total.backward()
     assert_close(parts["relevance"], torch.tensor((600 + 600 / 2) / 2))
