@@ -176,6 +176,16 @@ class TestTraining:
         assert steps_done(trial, end.output) == 1
         assert trial.left_behind() == set()
 
+    def test_checkpoint_that_cannot_be_removed_in_the_end(self, trial: StageTrial):
+        def disturb(work: Callable[[], None]) -> None:
+            with Calls("unlink", at=range(1, 100), action=fail(errno.EIO)):
+                work()
+
+        end = trial.reset().run(disturb)
+        assert end.code == 3
+        assert "cannot write" in one_error_line(end)
+        trial.assert_finishes()
+
 
 def steps_done(trial: StageTrial, output: str) -> int:
     """Steps that the checkpoint saved, by what a resumed command says."""

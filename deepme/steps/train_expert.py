@@ -15,6 +15,7 @@ from deepme.artifacts.split import Split
 from deepme.config import ExpertSettings, MachineSettings
 from deepme.devices import choose_compute
 from deepme.progress import note
+from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classify import (
     first_weights,
@@ -69,7 +70,7 @@ def run(
     with workspace.lock(path.parent):
         checkpoint = path.with_name("checkpoint.safetensors")
         if workspace.is_current(path, identity):
-            checkpoint.unlink(missing_ok=True)
+            remove(checkpoint)
             note(f"expert {number} is up to date: {path}")
             return path
         members = groups.members[number - 1]
@@ -78,7 +79,7 @@ def run(
         label = f"expert {number} ({group.name})"
         done = train(task, machine, identity, checkpoint, label)
         _save(workspace, path, groups, number, task, done)
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     return path
 
 

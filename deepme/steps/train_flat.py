@@ -11,6 +11,7 @@ from deepme.artifacts.expert import SCHEMA
 from deepme.config import FlatSettings, MachineSettings
 from deepme.devices import choose_compute
 from deepme.progress import note
+from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classifier import ClassifierTask
 from deepme.training.classify import policy_for, require_images, train, training_of
@@ -53,7 +54,7 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
     with workspace.lock(path.parent):
         checkpoint = path.with_name("checkpoint.safetensors")
         if workspace.is_current(path, identity):
-            checkpoint.unlink(missing_ok=True)
+            remove(checkpoint)
             note(f"the flat network is up to date: {path}")
             return path
         members = np.arange(len(similarity.classes))
@@ -72,5 +73,5 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
         done = train(task, machine, identity, checkpoint, "flat network")
         training = training_of(task, done, group=0, outputs=similarity.classes)
         save_result(workspace, path, identity, task.network, training, beside={})
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     return path

@@ -20,6 +20,7 @@ from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import build_gate, outputs_of_experts
 from deepme.progress import note
+from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classify import first_weights
 from deepme.training.gate import GateImages, GateTask
@@ -68,7 +69,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         )
         checkpoint = path.with_name("checkpoint.safetensors")
         if workspace.is_current(path, identity):
-            checkpoint.unlink(missing_ok=True)
+            remove(checkpoint)
             note(f"the gate is up to date: {path}")
             return path
         torch.manual_seed(settings.seed)
@@ -86,7 +87,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         training = _run_of(settings, machine, task, checkpoint, identity)
         fit(training)
         _save(workspace, path, groups, task, training, first.image_size)
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     return path
 
 

@@ -75,6 +75,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def remove(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        EnvironmentFault: the system refuses.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> EnvironmentFault:
     """Word a failed write of `path` for people."""
     return EnvironmentFault(
