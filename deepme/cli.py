@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from deepme.config import (
     FlatSettings,
     GateSettings,
     MachineSettings,
+    SelectSettings,
     SimilaritySettings,
     SplitSettings,
 )
@@ -31,6 +32,10 @@ from deepme.options import (
     parse_numbers,
     takes_settings,
 )
+
+if TYPE_CHECKING:
+    from deepme.artifacts.selection import SelectionContent
+    from deepme.workspace import Workspace
 
 app = typer.Typer(
     cls=Commands,
@@ -110,9 +115,16 @@ def similarity(
 @takes_settings
 def cluster(
     *,
+    select: Annotated[
+        bool,
+        typer.Option(
+            "--select", help="find T and δ by cross-validation; needs train-flat"
+        ),
+    ] = False,
     workspace: Where = HERE,
     json: AsJson = False,
     settings: ClusterSettings,
+    grid: SelectSettings,
     machine: MachineSettings,
 ) -> None:
     """Divide the classes into T overlapping groups, one for each expert.
@@ -121,16 +133,36 @@ def cluster(
     """
     from deepme.progress import warn
     from deepme.steps.cluster import concerns, run
-    from deepme.tables import print_groups, print_json
+    from deepme.tables import print_groups, print_json, print_selection
 
-    content = run(settings, machine, open_workspace(workspace))
-    found = concerns(settings, content)
-    for concern in found:
+    where = open_workspace(workspace)
+    found = _selected(settings, grid, machine, where) if select else None
+    if found:
+        T, delta = found.best.num_groups, found.best.delta  # noqa: N806
+        settings = replace(settings, num_groups=T, delta=delta, overlap=None)
+    content = run(settings, machine, where)
+    worries = concerns(settings, content)
+    for concern in worries:
         warn(concern)
     if json:
-        print_json(asdict(content) | {"warnings": found})
-    else:
-        print_groups(content)
+        told = asdict(content) | {"warnings": worries}
+        print_json(told | ({"selection": asdict(found)} if found else {}))
+        return
+    if found:
+        print_selection(found)
+    print_groups(content)
+
+
+def _selected(
+    settings: ClusterSettings,
+    grid: SelectSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+) -> SelectionContent:
+    """Find T and δ; here, since the step imports torch."""
+    from deepme.steps.select import run
+
+    return run(settings, grid, machine, workspace)
 
 
 @app.command()

@@ -70,6 +70,40 @@ class ClusterSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectSettings(Settings):
+    """The grid of ``cluster --select`` (the paper: T and δ by cross-validation)."""
+
+    section: ClassVar[str] = "select"
+
+    grid_groups: tuple[int, ...] = setting(
+        (2, 5, 10, 15, 20, 30),
+        "with --select: numbers of groups to try",
+        option="grid-T",
+    )
+    grid_delta: tuple[float, ...] = setting(
+        (0.05, 0.1, 0.2, 0.3), "with --select: values of δ to try"
+    )
+
+    def __post_init__(self) -> None:
+        """Check each number.
+
+        Raises:
+            UsageError: an empty grid, a T below 2 or a δ outside [0, 1].
+        """
+        super().__post_init__()
+        if not self.grid_groups or min(self.grid_groups) < 2:
+            raise UsageError(
+                f"--grid-T is {','.join(map(str, self.grid_groups))}, expected numbers "
+                "of at least 2, as in 5,10,15"
+            )
+        if not self.grid_delta or not all(0 <= x <= 1 for x in self.grid_delta):
+            raise UsageError(
+                f"--grid-delta is {','.join(map(str, self.grid_delta))}, expected "
+                "numbers from 0 to 1, as in 0.1,0.3"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitSettings(Settings):
     """Train, validation and test images (85/5/10 in the paper)."""
 

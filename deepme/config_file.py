@@ -14,6 +14,7 @@ from deepme.config import (
     FlatSettings,
     GateSettings,
     MachineSettings,
+    SelectSettings,
     SimilaritySettings,
     SplitSettings,
 )
@@ -24,6 +25,7 @@ from deepme.text import clean, listing
 STAGES: tuple[type[Settings], ...] = (
     SimilaritySettings,
     ClusterSettings,
+    SelectSettings,
     SplitSettings,
     FlatSettings,
     ExpertSettings,

@@ -171,6 +171,39 @@ def outputs_of(
     return load_outputs(path, len(rows), len(expert.training.outputs))
 
 
+def features_of(
+    expert: Expert,
+    split: Split,
+    rows: NDArray[np.int64],
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Ask a network for its features of some images, without keeping them.
+
+    Returns:
+        (R, d) float32 features, and (R,) bool, which images could be read.
+
+    Raises:
+        InputError: an unreadable image, by the policy.
+    """
+    training = expert.training
+    policy = _policy(split, rows, machine)
+    network = load_network(expert).to(compute.device)
+    dataset = ImageDataset(
+        split.images, size=training.image_size, augment=False, seed=0
+    )
+    features = np.empty((len(rows), training.num_features), dtype=np.float32)
+    readable = np.empty(len(rows), dtype=np.bool_)
+    with progress("features of training images", len(rows), "images") as advance:
+        for where, _, some_features, some_readable in _forward(
+            network, dataset, rows, policy, compute, machine.workers
+        ):
+            features[where], readable[where] = some_features, some_readable
+            advance(len(some_readable))
+    return features, readable
+
+
 def _usable(workspace: Workspace, path: Path, header: Header) -> bool:
     """Whether the file is there; one with features serves where none are needed."""
     richer = replace(header, settings=header.settings | {"features": True})
@@ -187,9 +220,7 @@ def _compute_outputs(
     machine: MachineSettings,
 ) -> None:
     training = expert.training
-    unreadable = UnreadableImages(
-        split.images, len(rows), machine.on_bad == "skip", machine.max_bad
-    )
+    unreadable = _policy(split, rows, machine)
     dataset = ImageDataset(
         split.images, size=training.image_size, augment=False, seed=0
     )
@@ -208,6 +239,13 @@ def _compute_outputs(
         )
     if unreadable.reasons:
         note(f"{label}: {len(unreadable.reasons):,} unreadable images left out")
+
+
+def _policy(
+    split: Split, rows: NDArray[np.int64], machine: MachineSettings
+) -> UnreadableImages:
+    skip = machine.on_bad == "skip"
+    return UnreadableImages(split.images, len(rows), skip, machine.max_bad)
 
 
 def _forward(

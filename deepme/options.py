@@ -161,11 +161,22 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _parsed(name: str, value: Any) -> Any:
     """Lists come as ``1,3,5``."""
-    if name == "topk" and value is not None:
-        return parse_numbers("--topk", value)
+    if name in ("topk", "grid_groups") and value is not None:
+        return parse_numbers("--topk" if name == "topk" else "--grid-T", value)
+    if name == "grid_delta" and value is not None:
+        return _parse_floats("--grid-delta", value)
     if name == "fusion" and value is not None:
         return tuple(part.strip() for part in value.split(","))
     return value
+
+
+def _parse_floats(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} is {clean(text)}, expected numbers as in 0.1,0.3"
+        ) from None
 
 
 def parse_numbers(option: str, text: str) -> tuple[int, ...]:

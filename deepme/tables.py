@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.comparison import ComparisonContent
     from deepme.artifacts.evaluation import EvaluationContent
     from deepme.artifacts.groups import GroupsContent
+    from deepme.artifacts.selection import SelectionContent
     from deepme.steps.split import SplitReport
 
 _PIPE_WIDTH = 240
@@ -55,6 +56,47 @@ def print_groups(content: GroupsContent) -> None:
             f"{alone} placed by largest membership alone"
         )
     print(told)
+
+
+def print_selection(content: SelectionContent) -> None:
+    """Print a line a candidate, and which one was chosen."""
+    header = (
+        "T",
+        "δ",
+        "eigengap",
+        "Xie–Beni",
+        "balance",
+        "overlap",
+        "sizes",
+        "mixture",
+        "oracle",
+        "",
+    )
+    rows = []
+    for item in content.candidates:
+        accuracies = [
+            "" if share is None else f"{share:.1%}"
+            for share in (item.mixture, item.oracle)
+        ]
+        rows.append(
+            (
+                str(item.num_groups),
+                f"{item.delta:g}",
+                f"{item.eigengap:.4f}",
+                "" if item.xie_beni is None else f"{item.xie_beni:.3g}",
+                f"{item.balance:.2f}",
+                f"{item.overlap:.3f}",
+                f"{item.smallest:,}–{item.largest:,}",
+                *accuracies,
+                "chosen" if item is content.best else item.refused,
+            )
+        )
+    _print_table(header, rows, "rrrrrrrrrl")
+    print(
+        f"heads on frozen features of {content.train_images:,} training images, "
+        f"macro top-1 on {content.val_images:,} validation images (standard error "
+        f"{content.standard_error:.1%}); one head without groups {content.flat:.1%}"
+    )
 
 
 def print_split(report: SplitReport) -> None:

@@ -37,6 +37,7 @@ _COMMANDS = {
     "similarity.h5": "deepme similarity --classes SOURCE",
     "groups.json": "deepme cluster",
     "memberships.h5": "deepme cluster",
+    "selection.json": "deepme cluster --select",
     "split.h5": "deepme split --data IMAGES",
     "flat": "deepme train-flat",
     "gate": "deepme train-gate",
@@ -68,6 +69,11 @@ class Workspace:
     def memberships_path(self) -> Path:
         """memberships.h5."""
         return self.root / "memberships.h5"
+
+    @property
+    def selection_path(self) -> Path:
+        """selection.json."""
+        return self.root / "selection.json"
 
     @property
     def split_path(self) -> Path:

@@ -72,7 +72,29 @@ def cluster_softly(
     Raises:
         ValueError: a value is outside its range.
     """
-    model.fit(affinity_NN)
+    return cut_softly(
+        model.fit(affinity_NN), delta=delta, overlap=overlap, max_classes=max_classes
+    )
+
+
+def cut_softly(
+    model: SoftSpectralClustering,
+    *,
+    delta: float,
+    overlap: float | None,
+    max_classes: int,
+) -> Grouping:
+    """Group the classes of a fitted clustering by δ and a limit on the size.
+
+    Args:
+        model: fitted.
+        delta: as in `cluster_softly`, and so the rest.
+        overlap: wanted mean number of groups a class, which finds δ; or None.
+        max_classes: classes of a group, ≥ 1.
+
+    Returns:
+        The grouping; some of its groups may be empty.
+    """
     memberships_NT = model.memberships_
     if overlap is not None:
         delta = delta_for_overlap(memberships_NT, overlap=overlap)

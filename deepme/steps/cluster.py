@@ -161,19 +161,9 @@ def _group(
         return with_equal_memberships(
             window_groups(order_N, num_groups, overlap=settings.overlap)
         )
-    affinity_NN = (
-        _confusion_affinity(workspace, similarity, machine)
-        if settings.method == "confusion"
-        else _affinity(similarity)
-    )
     grouping = cluster_softly(
-        SoftSpectralClustering(
-            num_groups,
-            affinity="precomputed",
-            fuzzifier=settings.fuzzifier,
-            random_state=settings.seed,
-        ),
-        affinity_NN,
+        estimator(settings),
+        affinity(settings, workspace, similarity, machine),
         delta=settings.delta,
         overlap=settings.overlap,
         max_classes=settings.max_classes,
@@ -183,8 +173,30 @@ def _group(
     return grouping
 
 
-def _affinity(similarity: Similarity) -> NDArray[np.float32]:
-    """Θ with its diagonal zeroed, as spectral clustering wants it."""
+def estimator(settings: ClusterSettings) -> SoftSpectralClustering:
+    """The clustering that some settings ask for, not fitted."""
+    return SoftSpectralClustering(
+        settings.num_groups,
+        affinity="precomputed",
+        fuzzifier=settings.fuzzifier,
+        random_state=settings.seed,
+    )
+
+
+def affinity(
+    settings: ClusterSettings,
+    workspace: Workspace,
+    similarity: Similarity,
+    machine: MachineSettings,
+) -> NDArray[np.float32]:
+    """What is clustered: Θ, or how often classes are confused; the diagonal is 0.
+
+    Raises:
+        ArtifactError: method confusion without split.h5 or the flat network.
+        InputError: method confusion without a validation image.
+    """
+    if settings.method == "confusion":
+        return _confusion_affinity(workspace, similarity, machine)
     theta_NN = similarity.theta()
     np.fill_diagonal(theta_NN, 0)
     return theta_NN
