@@ -1,81 +1,85 @@
-# ruff: noqa: N806
 """The curve behind the choice of T and δ."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, PercentFormatter
 
-from deepme.artifacts.selection import SelectionContent
 from deepme.figures.style import INK, MUTED, PALETTE, house_style
 
 
 @house_style()
-def plot_selection(content: SelectionContent) -> Figure:
+def plot_selection(
+    accuracies: Mapping[float, Mapping[int, float]],
+    *,
+    chosen: tuple[int, float],
+    flat: float,
+    standard_error: float,
+    eigengaps: Mapping[int, float],
+    xie_beni: Mapping[int, float | None],
+) -> Figure:
     """Plot accuracy, and what the clustering itself says, over the number of groups.
 
     Args:
-        content: a finished selection.
+        accuracies: for each δ, T -> accuracy in [0, 1].
+        chosen: T and δ of one of them.
+        flat: accuracy without groups.
+        standard_error: of one accuracy.
+        eigengaps: for each T.
+        xie_beni: for each T; None where it is infinite.
 
     Returns:
-        The figure: accuracy above, Xie–Beni index and eigengap below.
+        The figure: accuracy above, eigengap and Xie–Beni index below.
+
+    Raises:
+        ValueError: the chosen pair has no accuracy.
     """
+    T, delta = chosen  # noqa: N806
+    if T not in accuracies.get(delta, {}):
+        raise ValueError(f"chosen is T = {T}, δ = {delta}, which has no accuracy")
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
-    _draw_accuracy(above, content)
-    _draw_criteria(below, content)
-    ticks = sorted({candidate.num_groups for candidate in content.candidates})
-    below.xaxis.set_major_locator(FixedLocator(ticks))
-    below.set_xlabel("number of groups T")
-    return figure
-
-
-def _draw_accuracy(axes: Axes, content: SelectionContent) -> None:
-    deltas = sorted({candidate.delta for candidate in content.candidates}, reverse=True)
-    for i, delta in enumerate(deltas):
-        line = [
-            (candidate.num_groups, 100 * candidate.mixture)
-            for candidate in content.candidates
-            if candidate.delta == delta and candidate.mixture is not None
-        ]
-        if line:
-            colour = PALETTE[i % len(PALETTE)]
-            axes.plot(*np.array(line).T, "o-", color=colour, label=f"δ = {delta:g}")
-    best = content.best
-    assert best.mixture is not None, "a refused candidate is never chosen"
-    axes.axhline(
-        100 * content.flat, color=MUTED, ls="--", lw=1.2, label="one head, no groups"
-    )
-    axes.plot(
-        best.num_groups,
-        100 * best.mixture,
+    for i, (value, by_T) in enumerate(sorted(accuracies.items(), reverse=True)):  # noqa: N806
+        percents = [100 * share for share in by_T.values()]
+        # Thinner from line to line: several values of δ may give the same groups.
+        width = 1.4 + 2.6 * (len(accuracies) - 1 - i) / len(accuracies)
+        colour = PALETTE[i % len(PALETTE)]
+        label = f"δ = {value:g}"
+        above.plot([*by_T], percents, "o-", color=colour, lw=width, label=label)
+    above.axhline(100 * flat, color=MUTED, ls="--", lw=1.2, label="one head, no groups")
+    above.plot(
+        *(T, 100 * accuracies[delta][T]),
         "o",
         markersize=14,
         markerfacecolor="none",
         markeredgecolor=INK,
-        label=f"chosen: T = {best.num_groups}, δ = {best.delta:g}",
+        label=f"chosen: T = {T}, δ = {delta:g}",
     )
-    axes.set_title(
-        f"Cheap heads on frozen features: {content.val_images:,} validation images, "
-        f"standard error {content.standard_error:.1%}"
+    above.set_title(
+        f"Cheap heads on validation images, standard error {standard_error:.1%}"
     )
-    axes.set_ylabel("macro top-1")
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=1))
-    axes.grid(True)
-    axes.legend()
+    above.set_ylabel("macro top-1")
+    above.yaxis.set_major_formatter(PercentFormatter(decimals=1))
+    above.grid(True)
+    above.legend()
+    _draw_criteria(below, eigengaps, xie_beni)
+    return figure
 
 
-def _draw_criteria(axes: Axes, content: SelectionContent) -> None:
-    by_T = {candidate.num_groups: candidate for candidate in content.candidates}
-    numbers = sorted(by_T)
-    gaps = [by_T[number].eigengap for number in numbers]
-    axes.plot(numbers, gaps, "s-", color=PALETTE[0])
+def _draw_criteria(
+    axes: Axes, eigengaps: Mapping[int, float], xie_beni: Mapping[int, float | None]
+) -> None:
+    axes.plot([*eigengaps], [*eigengaps.values()], "s-", color=PALETTE[0])
     axes.set_ylabel("eigengap", color=PALETTE[0])
     other = axes.twinx()
     other.spines["right"].set_visible(True)
-    indices = [by_T[number].xie_beni or np.nan for number in numbers]
-    other.plot(numbers, indices, "^-", color=PALETTE[1])
+    indices = [np.nan if index is None else index for index in xie_beni.values()]
+    other.plot([*xie_beni], indices, "^-", color=PALETTE[1])
     other.set_ylabel("Xie–Beni", color=PALETTE[1])
+    axes.xaxis.set_major_locator(FixedLocator(sorted(eigengaps)))
     axes.grid(True, axis="x")
+    axes.set_xlabel("number of groups T")

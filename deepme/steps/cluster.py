@@ -1,6 +1,6 @@
 """cluster: divide the classes into overlapping groups (method section 2)."""
 
-# ruff: noqa: N803, N806
+# ruff: noqa: N806
 from __future__ import annotations
 
 from collections import Counter
@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
+from deepme.affinity import TINY, affinity, estimator
 from deepme.artifacts.groups import (
     Group,
     GroupsContent,
@@ -19,11 +19,8 @@ from deepme.artifacts.groups import (
     save_memberships,
 )
 from deepme.artifacts.origin import Origin
-from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.similarity import Similarity
 from deepme.config import ClusterSettings, MachineSettings
-from deepme.core.clustering import SoftSpectralClustering
-from deepme.core.confusion import SoftConfusions
 from deepme.core.grouping import medoid
 from deepme.core.methods import (
     Grouping,
@@ -33,17 +30,11 @@ from deepme.core.methods import (
 )
 from deepme.core.taxonomy import Taxonomy, best_covering_synset, descendant_counts
 from deepme.core.windows import linkage_order, walk_order, window_groups
-from deepme.errors import InputError, UsageError
+from deepme.errors import UsageError
 from deepme.progress import note
 from deepme.storage.header import Header
-from deepme.text import counted
 from deepme.wordnet.choice import load_chosen
 from deepme.workspace import Workspace
-
-TINY = 2
-"""A group of fewer classes gives its expert nothing to tell apart."""
-
-BATCH_SIZE = 256
 
 # Groups without a meaning that a synset or a medoid could name.
 _NAMES = {"random": "random classes", "single": "all classes"}
@@ -173,87 +164,12 @@ def _group(
     return grouping
 
 
-def estimator(settings: ClusterSettings) -> SoftSpectralClustering:
-    """The clustering that some settings ask for, not fitted."""
-    return SoftSpectralClustering(
-        settings.num_groups,
-        affinity="precomputed",
-        fuzzifier=settings.fuzzifier,
-        random_state=settings.seed,
-    )
-
-
-def affinity(
-    settings: ClusterSettings,
-    workspace: Workspace,
-    similarity: Similarity,
-    machine: MachineSettings,
-) -> NDArray[np.float32]:
-    """What is clustered: Θ, or how often classes are confused; the diagonal is 0.
-
-    Raises:
-        ArtifactError: method confusion without split.h5 or the flat network.
-        InputError: method confusion without a validation image.
-    """
-    if settings.method == "confusion":
-        return _confusion_affinity(workspace, similarity, machine)
-    theta_NN = similarity.theta()
-    np.fill_diagonal(theta_NN, 0)
-    return theta_NN
-
-
 def _order(similarity: Similarity) -> NDArray[np.int64]:
     """The order that windows are laid over; similar classes are near in it."""
     if similarity.theta_of_path_length is None:
         return linkage_order(similarity.theta())
     taxonomy = _taxonomy(similarity)
     return walk_order(taxonomy, taxonomy.index_of(similarity.classes))
-
-
-def _confusion_affinity(
-    workspace: Workspace, similarity: Similarity, machine: MachineSettings
-) -> NDArray[np.float32]:
-    """How often the flat network takes validation images of a class for another's."""
-    # Here, since torch takes seconds to import and no other method asks for it.
-    from deepme.devices import choose_compute
-    from deepme.inference import outputs_of
-
-    split = workspace.split(similarity.origin)
-    outputs = outputs_of(
-        workspace.flat(),
-        workspace,
-        split,
-        "val",
-        compute=choose_compute(machine, "auto"),
-        machine=machine,
-        with_features=False,
-    )
-    labels_R = split.images.label[split.rows("val")]
-    confusions = _confusions(outputs, labels_R, len(similarity.classes))
-    unseen = int((confusions.images_N == 0).sum())
-    if unseen == len(similarity.classes):
-        raise InputError(
-            "the split has no validation image that can be read",
-            "rerun `deepme split` with a larger --val",
-        )
-    if unseen:
-        note(
-            f"{counted(unseen, 'class')} without a validation image: placed by what is "
-            "mistaken for them"
-        )
-    return confusions.affinity()
-
-
-def _confusions(
-    outputs: Outputs, labels_R: NDArray[np.int32], num_classes: int
-) -> SoftConfusions:
-    confusions = SoftConfusions(num_classes)
-    for start in range(0, len(labels_R), BATCH_SIZE):
-        batch = slice(start, start + BATCH_SIZE)
-        readable_B = outputs.readable[batch]
-        probabilities_BN = softmax(outputs.logits[batch][readable_B], axis=1)
-        confusions.update(probabilities_BN, labels_R[batch][readable_B])
-    return confusions
 
 
 def _content(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from deepme.affinity import TINY, affinity, estimator
 from deepme.artifacts.selection import (
     KIND,
     SCHEMA,
@@ -31,7 +33,6 @@ from deepme.figures.render import svg_bytes
 from deepme.figures.selection import plot_selection
 from deepme.inference import features_of, outputs_of
 from deepme.progress import note, progress
-from deepme.steps.cluster import TINY, affinity, estimator
 from deepme.storage.atomic import atomic_write
 from deepme.storage.header import Header
 from deepme.text import counted
@@ -96,7 +97,7 @@ def run(
         content = _measure(trials, workspace, split, machine)
         save_selection(path, header, content)
         with atomic_write(workspace.figure_path("selection.svg")) as file:
-            file.write(svg_bytes(plot_selection(content)))
+            file.write(svg_bytes(_figure(content)))
     return content
 
 
@@ -239,6 +240,23 @@ def _measure(
         val_images=len(labels_V),
         candidates=tuple(measured),
         chosen=_best(measured),
+    )
+
+
+def _figure(content: SelectionContent) -> Figure:
+    by_delta: dict[float, dict[int, float]] = {}
+    for item in content.candidates:
+        if item.mixture is not None:
+            by_delta.setdefault(item.delta, {})[item.num_groups] = item.mixture
+    by_T = {item.num_groups: item for item in content.candidates}
+    best = content.best
+    return plot_selection(
+        by_delta,
+        chosen=(best.num_groups, best.delta),
+        flat=content.flat,
+        standard_error=content.standard_error,
+        eigengaps={T: item.eigengap for T, item in by_T.items()},
+        xie_beni={T: item.xie_beni for T, item in by_T.items()},
     )
 
 
