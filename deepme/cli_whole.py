@@ -94,7 +94,7 @@ def compare(
     from deepme.tables import print_comparison, print_json
 
     names = tuple(SYSTEMS) if systems == "all" else tuple(systems.split(","))
-    table = run(
+    table, figures = run(
         recipe,
         open_workspace(workspace),
         data=data,
@@ -104,9 +104,11 @@ def compare(
         seeds=range(first_seed, first_seed + seeds),
     )
     if json:
-        print_json(asdict(table))
+        print_json(asdict(table) | {"figures": list(map(str, figures))})
     else:
         print_comparison(table)
+        for path in figures:
+            typer.echo(path)
 
 
 def demo(

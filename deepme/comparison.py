@@ -20,7 +20,7 @@ from deepme.artifacts.comparison import (
     SystemResult,
     save_comparison,
 )
-from deepme.artifacts.evaluation import EvaluationContent
+from deepme.artifacts.evaluation import Evaluation, EvaluationContent, load_evaluation
 from deepme.artifacts.expert import Expert
 from deepme.errors import UsageError
 from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, load_network
@@ -30,6 +30,7 @@ from deepme.recipe import Recipe
 from deepme.steps import (
     cluster,
     evaluate,
+    plot_accuracy,
     similarity,
     split,
     train_expert,
@@ -124,8 +125,10 @@ def run(
     matrix: str = "",
     systems: Sequence[str],
     seeds: range,
-) -> ComparisonContent:
+) -> tuple[ComparisonContent, list[Path]]:
     """Train and evaluate the systems, and write comparison.json after each of them.
+
+    At the end it draws the paper's Figures 2 and 3 and the accuracy of each expert.
 
     Args:
         recipe: the settings that all systems share; its seeds are replaced.
@@ -137,7 +140,7 @@ def run(
         seeds: of groups and training; at least one.
 
     Returns:
-        The table.
+        The table, and the figures' files.
 
     Raises:
         UsageError: an unknown system, or no seed.
@@ -159,7 +162,7 @@ def run(
             results = _run_trial(trial, place)
             finished.append((trial, place))
             table.add(seed, trial, place, results)
-    return table.content()
+    return table.content(), table.draw()
 
 
 def _adopt(
@@ -207,6 +210,8 @@ class _Table:
         self.recipe, self.workspace, self.report = recipe, workspace, report
         self.seeds: dict[str, list[SeedResult]] = {name: [] for name in systems}
         self.costs: dict[str, Cost] = {}
+        self.evaluations: dict[str, list[Evaluation]] = {name: [] for name in systems}
+        self.places: dict[str, Workspace] = {}
 
     def add(
         self,
@@ -220,11 +225,37 @@ class _Table:
         for name, system in trial.systems.items():
             result = by_fusion[system.fusion]
             self.seeds[name].append(_seed_result(seed, result))
+            evaluation = load_evaluation(place.evaluation_path(result.system))
+            self.evaluations[name].append(evaluation)
+            self.places.setdefault(name, place)
             if name not in self.costs:
                 self.costs[name] = _cost(system, trial.recipe, place)
         path = self.workspace.root / "comparison.json"
         with self.workspace.lock():
             save_comparison(path, self._header(), self.content())
+
+    def draw(self) -> list[Path]:
+        """Draw every class under all systems; groups and experts of the first seed.
+
+        The groups are DeepME's if it is among the systems, else the first mixture's.
+        """
+        ranks = [int(rank) for rank in self.recipe.evaluate.topk]
+        k = 5 if 5 in ranks else ranks[-1]
+        labelled = {
+            SYSTEMS[name].label: results for name, results in self.evaluations.items()
+        }
+        figures = {"class-accuracy": plot_accuracy.class_accuracy(labelled, k)}
+        mixtures = [
+            name
+            for name in sorted(self.places, key=lambda name: name != "deepme")
+            if SYSTEMS[name].fusion not in NEEDS_NO_EXPERT
+        ]
+        if mixtures:
+            first = mixtures[0]
+            result = self.evaluations[first][0]
+            figures["groups"] = plot_accuracy.group_map(self.places[first].groups())
+            figures["expert-accuracy"] = plot_accuracy.expert_accuracy(result, k)
+        return plot_accuracy.save_figures(self.workspace, figures)
 
     def content(self) -> ComparisonContent:
         """The rows that have a result."""

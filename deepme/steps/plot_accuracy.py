@@ -1,11 +1,14 @@
 """plot-accuracy: the paper's Figures 2 and 3, and the accuracy of each expert."""
 
+# ruff: noqa: N806
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from deepme.artifacts.evaluation import Evaluation
 from deepme.artifacts.groups import Groups
@@ -45,20 +48,20 @@ def run(workspace: Workspace, *, k: int | None) -> list[Path]:
             f"{', '.join(map(str, ranks))}",
             f"or run `deepme evaluate --topk {k}`",
         )
-    figures = {
-        "groups": _group_map(groups),
-        "class-accuracy": _class_accuracy(shown, k),
-        "expert-accuracy": _expert_accuracy(shown[0], k),
-    }
-    with workspace.lock():
-        return [
-            path
-            for name, figure in figures.items()
-            for path in _write(workspace, name, figure)
-        ]
+    return save_figures(
+        workspace,
+        {
+            "groups": group_map(groups),
+            "class-accuracy": class_accuracy(
+                {result.content.system: [result] for result in shown}, k
+            ),
+            "expert-accuracy": expert_accuracy(shown[0], k),
+        },
+    )
 
 
-def _group_map(groups: Groups) -> Figure:
+def group_map(groups: Groups) -> Figure:
+    """Draw Figure 2: the classes in their groups."""
     content = groups.content
     return plot_group_map(
         [f"{group.number} {group.name}" for group in content.groups],
@@ -67,18 +70,28 @@ def _group_map(groups: Groups) -> Figure:
     )
 
 
-def _class_accuracy(results: list[Evaluation], k: int) -> Figure:
+def class_accuracy(systems: Mapping[str, Sequence[Evaluation]], k: int) -> Figure:
+    """Draw Figure 3: the accuracy of every class.
+
+    Args:
+        systems: label -> the results of one system, one entry a seed.
+        k: a rank that all of them have.
+    """
     accuracies = {}
-    for result in results:
-        counts = result.counts
-        tested = counts.images > 0
-        hits = counts.hits[counts.topk.tolist().index(k)]
-        accuracies[result.content.system] = hits[tested] / counts.images[tested]
+    for label, results in systems.items():
+        images_N = np.sum([result.counts.images for result in results], axis=0)
+        hits_N = np.sum([_hits(result, k) for result in results], axis=0)
+        accuracies[label] = hits_N[images_N > 0] / images_N[images_N > 0]
     return plot_class_accuracy(accuracies, k=k)
 
 
-def _expert_accuracy(result: Evaluation, k: int) -> Figure:
-    """The experts' accuracy among their own classes; the same in every system."""
+def _hits(result: Evaluation, k: int) -> NDArray[np.int64]:
+    hits_N: NDArray[np.int64] = result.counts.hits[result.counts.topk.tolist().index(k)]
+    return hits_N
+
+
+def expert_accuracy(result: Evaluation, k: int) -> Figure:
+    """Draw the experts' accuracy among their own classes, the same in every fusion."""
     tested = [group for group in result.content.groups if group.expert]
     return plot_expert_accuracy(
         [f"{group.number} {group.name}" for group in tested],
@@ -88,12 +101,23 @@ def _expert_accuracy(result: Evaluation, k: int) -> Figure:
     )
 
 
-def _write(workspace: Workspace, name: str, figure: Figure) -> list[Path]:
-    contents = {"png": png_bytes(figure), "svg": svg_bytes(figure)}
+def save_figures(workspace: Workspace, figures: Mapping[str, Figure]) -> list[Path]:
+    """Write figures as PNG and SVG.
+
+    Args:
+        workspace: whose folder of figures they go to.
+        figures: name -> figure.
+
+    Returns:
+        The files written.
+    """
     paths = []
-    for suffix, content in contents.items():
-        path = workspace.figure_path(f"{name}.{suffix}")
-        with atomic_write(path) as file:
-            file.write(content)
-        paths.append(path)
+    with workspace.lock():
+        for name, figure in figures.items():
+            contents = {"png": png_bytes(figure), "svg": svg_bytes(figure)}
+            for suffix, content in contents.items():
+                path = workspace.figure_path(f"{name}.{suffix}")
+                with atomic_write(path) as file:
+                    file.write(content)
+                paths.append(path)
     return paths
