@@ -33,7 +33,7 @@ def run(
     ] = "",
     workspace: Where = HERE,
     json: AsJson = False,
-    recipe: Recipe,
+    settings: Recipe,
 ) -> None:
     """Run all stages on your images; again, it redoes only what changed.
 
@@ -45,7 +45,7 @@ def run(
     from deepme.pipeline import run_all
 
     where = open_workspace(workspace)
-    outcome = run_all(recipe, where, data=data, classes=classes, matrix=matrix)
+    outcome = run_all(settings, where, data=data, classes=classes, matrix=matrix)
     _print_outcome(outcome, json)
 
 
@@ -81,7 +81,7 @@ def compare(
         Path, typer.Option("--workspace", "-w", metavar="DIR", help="folder of it all")
     ] = Path("comparison"),
     json: AsJson = False,
-    recipe: Recipe,
+    settings: Recipe,
 ) -> None:
     """Train and evaluate several systems on one split and one budget: Table 1.
 
@@ -95,7 +95,7 @@ def compare(
 
     names = tuple(SYSTEMS) if systems == "all" else tuple(systems.split(","))
     table, figures = run(
-        recipe,
+        settings,
         open_workspace(workspace),
         data=data,
         classes=classes,

@@ -8,13 +8,30 @@ Defaults are the paper's where the paper gives one (docs/method.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from deepme.errors import UsageError
 from deepme.settings import Settings, setting
 from deepme.text import listing
 
 MAX_SEED = 2**63 - 1
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "best": {},
+    "paper": {
+        "train-gate": {
+            "selection": 1.0,
+            "relevance": 1.0,
+            "consistency": 0.1,
+            "margin": 1.0,
+            "likelihood": 0.0,
+        },
+    },
+}
+"""Defaults by name: what does best on validation images, or what the paper says.
+
+Table of the TOML file -> key -> value, where it is not the default below.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +150,7 @@ class SplitSettings(Settings):
 class NetworkSettings(Settings):
     """A classifier: its network and the two-stage schedule (method section 3)."""
 
-    backbone: str = setting("vgg16", "any timm model, or vgg_small for the CPU")
+    backbone: str = setting("vgg16", "any timm model; vgg_small or vgg_tiny for the CPU")
     weights: str = setting(
         "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
     )
@@ -255,19 +272,19 @@ class GateSettings(Settings):
     momentum: float = setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = setting(0.0005, "L2 of all layers", at_least=0)
     selection: float = setting(
-        1.0, "weight of Eq. 4 part 1: loss of the experts it trusts", at_least=0
+        0.0, "weight of Eq. 4 part 1: loss of the experts it trusts", at_least=0
     )
     relevance: float = setting(
-        1.0, "weight of −Σ q log s: promote the relevant experts", at_least=0
+        0.0, "weight of −Σ q log s: promote the relevant experts", at_least=0
     )
     consistency: float = setting(
-        0.1, "weight of Eq. 4 part 2: equal trust for shared classes", at_least=0
+        0.0, "weight of Eq. 4 part 2: equal trust for shared classes", at_least=0
     )
     margin: float = setting(
-        1.0, "weight α of Eq. 4 part 3: the true class ahead by β", at_least=0
+        0.0, "weight α of Eq. 4 part 3: the true class ahead by β", at_least=0
     )
     likelihood: float = setting(
-        0.0, "weight of −log P(y), the likelihood of the mixture", at_least=0
+        1.0, "weight of −log P(y), the likelihood of the mixture", at_least=0
     )
     beta: float = setting(0.1, "β: the margin", at_least=0, at_most=1)
     kappa: float = setting(

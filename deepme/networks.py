@@ -227,9 +227,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 class SmallVGG(nn.Module):
     """A VGG for tries on a CPU: blocks of 3×3 convolutions and poolings.
 
-    1.2 million weights and about 40 million multiplications for 32 px. Batch
-    normalisation lets it train from scratch; the mean over places makes it fit any
-    image size.
+    1.2 million weights and about 40 million multiplications for 32 px, as
+    ``vgg_small``; ``vgg_tiny`` has a sixteenth of both. Batch normalisation lets it
+    train from scratch; the mean over places makes it fit any image size.
 
     Args:
         widths: channels of each block of convolutions.
@@ -262,7 +262,7 @@ class SmallVGG(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 3, S, S) to (B, 256) features, or logits with a classifier."""
+        """Map (B, 3, S, S) to (B, d) features, or logits with a classifier."""
         return self.head(self.blocks(images).mean((2, 3)))  # type: ignore[no-any-return]
 
 
@@ -273,7 +273,21 @@ def vgg_small(pretrained: bool = False, **options: Any) -> SmallVGG:
     Raises:
         RuntimeError: pre-trained weights were asked for; there are none.
     """
+    return _small_vgg(pretrained, options)
+
+
+@register_model
+def vgg_tiny(pretrained: bool = False, **options: Any) -> SmallVGG:
+    """Create the small VGG with a quarter of the channels, for ``vgg_tiny``.
+
+    Raises:
+        RuntimeError: pre-trained weights were asked for; there are none.
+    """
+    return _small_vgg(pretrained, options, widths=((8,), (16,), (32, 32), (64, 64)))
+
+
+def _small_vgg(pretrained: bool, options: dict[str, Any], **size: Any) -> SmallVGG:
     if pretrained:
-        raise RuntimeError("vgg_small has no pre-trained weights")
+        raise RuntimeError("vgg_small and vgg_tiny have no pre-trained weights")
     known = {key: options[key] for key in ("num_classes",) if key in options}
-    return SmallVGG(**known)
+    return SmallVGG(**size, **known)

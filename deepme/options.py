@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepme.config import RECIPES
 from deepme.config_file import load_toml
 from deepme.errors import UsageError
 from deepme.settings import Settings, allowed_range, option_name, resolve
@@ -30,6 +31,16 @@ Config = Annotated[
 ]
 
 
+Choice = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="defaults: best (what does best on validation images) or paper (what the "
+        "paper says); options and --config win over them",
+    ),
+]
+
 Where = Annotated[
     Path,
     typer.Option(
@@ -42,6 +53,9 @@ Where = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 HERE = Path("workspace")
+
+Tables = Mapping[str, dict[str, Any]]
+"""Section -> key -> value, as in a TOML file."""
 
 
 def open_workspace(root: Path) -> Workspace:
@@ -62,7 +76,8 @@ def open_workspace(root: Path) -> Workspace:
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of its settings parameters.
 
-    Options win over the file of ``--config``, and that over the defaults. A setting
+    Options win over the file of ``--config``, that over ``--recipe``, and that over the
+    defaults. A setting
     that several of the classes share (the seed) is one option, told as in the first.
 
     Args:
@@ -89,12 +104,17 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
             if len(defaults[item.name]) > 1:
                 shared = _parameter(item, kinds[item.name], "each stage's own")
                 generated[item.name] = shared
+    sections = {cls.section for some in stages.values() for cls in some.values()}
+    chooses = any(sections.intersection(recipe) for recipe in RECIPES.values())
     config = _keyword("config", Config, None)
+    recipe = [_keyword("recipe", Choice, "best")] if chooses else []
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
         given = {name: _parsed(name, values.pop(name)) for name in generated}
-        tables = load_toml(values.pop("config"))
+        tables = _over(
+            _recipe(values.pop("recipe", "best")), load_toml(values.pop("config"))
+        )
         for name, classes in stages.items():
             built = {
                 field: resolve(
@@ -105,11 +125,31 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = built.get("") or hints[name](**built)
         command(**values)
 
-    parameters = [*plain, *generated.values(), config]
+    parameters = [*plain, *generated.values(), *recipe, config]
     signature = inspect.Signature(parameters)
     wrapper.__signature__ = signature  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
+
+
+def _recipe(name: str) -> Tables:
+    """The defaults of a recipe that are not the settings' own.
+
+    Raises:
+        UsageError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise UsageError(
+            f"--recipe is {clean(name)}, expected one of {', '.join(RECIPES)}"
+        )
+    return RECIPES[name]
+
+
+def _over(below: Tables, above: Tables) -> Tables:
+    """Tables with another's values in their place where that has some."""
+    return {
+        name: below.get(name, {}) | above.get(name, {}) for name in {*below, *above}
+    }
 
 
 def _stages(hint: Any) -> dict[str, type[Settings]]:

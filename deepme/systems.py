@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepme.config import RECIPES
+
 NEEDS_GATE = frozenset({"gate", "hard"})
 """The fusions that ask the gate."""
 
@@ -45,6 +47,9 @@ class System:
 _PLAIN = {"lambda2": 0.0, "lambda3": 0.0}
 """Cross-entropy alone, with λ₁."""
 
+_PAPER_GATE = RECIPES["paper"]["train-gate"]
+"""The loss of Eq. 4, whose terms are taken away one by one."""
+
 SYSTEMS = {
     "vgg16-ext": System(label="VGG16-Ext (one flat network)", fusion="flat"),
     "dmde": System(
@@ -74,11 +79,23 @@ SYSTEMS = {
     "no-theta": System(
         label="DeepME without Θ", fusion="gate", expert={"lambda3": 0.0}
     ),
+    "paper-gate": System(
+        label="DeepME, the paper's gate loss", fusion="gate", gate=_PAPER_GATE
+    ),
+    "no-selection": System(
+        label="the same without selection",
+        fusion="gate",
+        gate=_PAPER_GATE | {"selection": 0.0},
+    ),
     "no-consistency": System(
-        label="DeepME without consistency", fusion="gate", gate={"consistency": 0.0}
+        label="the same without consistency",
+        fusion="gate",
+        gate=_PAPER_GATE | {"consistency": 0.0},
     ),
     "no-margin": System(
-        label="DeepME without margin", fusion="gate", gate={"margin": 0.0}
+        label="the same without margin",
+        fusion="gate",
+        gate=_PAPER_GATE | {"margin": 0.0},
     ),
     "no-overlap": System(
         label="DeepME without overlap", fusion="gate", cluster={"overlap": 1.0}
@@ -87,12 +104,6 @@ SYSTEMS = {
         label="DeepME on confused groups",
         fusion="gate",
         cluster={"method": "confusion"},
-    ),
-    "from-flat": System(
-        label="DeepME from the flat network",
-        fusion="gate",
-        expert={"weights": "flat"},
-        gate={"weights": "flat"},
     ),
     "flat-longer": System(
         label="flat, three times the epochs", fusion="flat", longer=3.0

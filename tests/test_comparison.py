@@ -124,12 +124,12 @@ class TestTable:
     def test_chance_groups_have_the_sizes_of_the_real_ones(self, whole):
         root, _ = whole
         sizes = {}
-        for name in ("deepme-nossc", "no-consistency"):
+        for name in ("deepme-nossc", "paper-gate"):
             groups = Workspace(root / "seed-0" / name).groups()
             sizes[name] = [len(group.classes) for group in groups.content.groups]
             sizes[name, "classes"] = [g.classes for g in groups.content.groups]
-        assert sizes["deepme-nossc"] == sizes["no-consistency"]
-        assert sizes["deepme-nossc", "classes"] != sizes["no-consistency", "classes"]
+        assert sizes["deepme-nossc"] == sizes["paper-gate"]
+        assert sizes["deepme-nossc", "classes"] != sizes["paper-gate", "classes"]
 
     def test_costs(self, whole):
         _, table = whole
@@ -153,7 +153,7 @@ class TestTable:
         assert len(of) < len(ALL)
         experts = "experts/01/weights.safetensors"
         same = (of["vgg16-ext"] / experts).stat().st_ino
-        assert (of["no-consistency"] / experts).stat().st_ino == same
+        assert (of["paper-gate"] / experts).stat().st_ino == same
         assert (of["no-margin"] / experts).stat().st_ino == same
         assert (of["no-omega"] / experts).stat().st_ino != same
         for path in of.values():

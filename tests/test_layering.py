@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parents[1] / "deepme"
 # From the ground up.
 FLOORS = (
     ("deepme", "errors", "text"),
-    ("core", "settings", "progress", "systems", "storage", "figures"),
+    ("core", "settings", "progress", "storage", "figures"),
     ("config", "wordnet", "artifacts", "networks"),
-    ("workspace", "images", "devices", "config_file", "recipe"),
-    ("inference",),
+    ("workspace", "images", "devices", "config_file", "systems"),
+    ("inference", "recipe"),
     ("training",),
     ("scoring", "affinity"),
     ("steps",),

@@ -116,9 +116,17 @@ class TestBackbones:
         with pytest.raises(UsageError, match=f"not work at --image-size {size}: "):
             build(backbone, size=size)
 
-    def test_vgg_small_has_no_weights_on_the_hub(self):
+    @pytest.mark.parametrize("backbone", ["vgg_small", "vgg_tiny"])
+    def test_the_small_ones_have_no_weights_on_the_hub(self, backbone):
         with pytest.raises(EnvironmentFault, match="no pre-trained weights; give a"):
-            build(weights="hub")
+            build(backbone, weights="hub")
+
+    def test_vgg_tiny_has_a_sixteenth_of_the_weights(self):
+        small, tiny = (
+            sum(weight.numel() for weight in build(name).trunk.parameters())
+            for name in ("vgg_small", "vgg_tiny")
+        )
+        assert small / 17 < tiny < small / 15
 
     def test_the_hub_cannot_be_reached(self, monkeypatch):
         def refuse(*_args: object, **_options: object) -> None:

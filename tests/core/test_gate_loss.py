@@ -146,8 +146,12 @@ def objective(
     )
 
 
+EQUATION_4 = {"selection": 1, "relevance": 1, "consistency": 0.1, "margin": 1}
+
+
 def test_gate_objective_is_equation_4() -> None:
-    total, parts = objective(selection=2, relevance=3, consistency=5, margin=7)
+    weights = {"selection": 2, "relevance": 3, "consistency": 5, "margin": 7}
+    total, parts = objective(**weights, likelihood=0)
     expected = {
         "selection": SELECTION,
         "relevance": RELEVANCE,
@@ -163,7 +167,7 @@ def test_gate_objective_is_equation_4() -> None:
 
 def test_gate_objective_counts_disagreement_on_a_shared_class() -> None:
     logits = torch.tensor([[0.0, 0.0], [log(3), log(1)]])
-    _, parts = objective(logits)
+    _, parts = objective(logits, **EQUATION_4)
     assert_close(parts["consistency"], torch.tensor((0 + abs(3 / 4 - 1 / 4)) / 2))
 
 
@@ -184,7 +188,7 @@ def test_terms_of_weight_zero_are_not_computed() -> None:
         log_probabilities=[],  # selection and margin could not do without
         labels_B=LABELS,
         members=MEMBERS,
-        weights=GateLossWeights(selection=0, relevance=1, consistency=0, margin=0),
+        weights=GateLossWeights(relevance=1, likelihood=0),
     )
     assert_close(total, torch.tensor(RELEVANCE))
 
@@ -197,7 +201,7 @@ def test_weights_refuse_numbers_out_of_range(wrong: dict[str, float]) -> None:
 
 def test_weights_refuse_an_empty_objective() -> None:
     with pytest.raises(ValueError, match="all terms have weight 0"):
-        GateLossWeights(selection=0, relevance=0, consistency=0, margin=0)
+        GateLossWeights(likelihood=0)
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -237,7 +241,7 @@ def test_extreme_confidence_stays_finite_in_float32() -> None:
         log_probabilities=[expert.log_softmax(1) for expert in experts],
         labels_B=LABELS,
         members=MEMBERS,
-        weights=GateLossWeights(likelihood=1),
+        weights=GateLossWeights(**EQUATION_4),
     )
     total.backward()
     assert_close(parts["relevance"], torch.tensor((600 + 600 / 2) / 2))
@@ -246,12 +250,24 @@ def test_extreme_confidence_stays_finite_in_float32() -> None:
         assert tensor.isfinite().all()
 
 
-def test_descent_finds_the_experts_that_hold_each_class() -> None:
+def descend(**weights: float) -> torch.Tensor:
+    """The softmax gate, (2, 2), at which descent from equal trust ends."""
     gate = torch.zeros(2, 2)
     for _ in range(200):
         gate.requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(gate)[0], gate)
+        (gradient,) = torch.autograd.grad(objective(gate, **weights)[0], gate)
         gate = gate.detach() - gradient
-    s = gate.softmax(1)
+    return gate.softmax(1)
+
+
+def test_descent_finds_the_experts_that_hold_each_class() -> None:
+    s = descend(**EQUATION_4, likelihood=0)
     assert s[0, 0] > 0.95  # class 0: expert 0 only
     assert 0.3 < s[1, 0] < 0.7  # class 2: both experts
+
+
+def test_descent_on_the_likelihood_finds_the_expert_that_knows_best() -> None:
+    s = descend()
+    assert s[0, 0] > 0.95  # class 0: expert 0 only
+    true = true_log_probabilities(LOG_PROBABILITIES, labels_B=LABELS, members=MEMBERS)
+    assert s[1, true[1].argmax()] > 0.9  # class 2: the more certain of both
