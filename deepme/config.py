@@ -150,7 +150,9 @@ class SplitSettings(Settings):
 class NetworkSettings(Settings):
     """A classifier: its network and the two-stage schedule (method section 3)."""
 
-    backbone: str = setting("vgg16", "any timm model; vgg_small or vgg_tiny for the CPU")
+    backbone: str = setting(
+        "vgg16", "any timm model, or vgg_small, vgg_tiny for the CPU"
+    )
     weights: str = setting(
         "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
     )
