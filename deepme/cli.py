@@ -14,6 +14,7 @@ from deepme import __version__
 from deepme import cli_whole as whole
 from deepme.cli_errors import Commands
 from deepme.config import (
+    AttentionSettings,
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
@@ -237,6 +238,20 @@ def train_gate(
     Example: deepme train-gate
     """
     from deepme.steps.train_gate import run
+
+    typer.echo(run(settings, machine, open_workspace(workspace)))
+
+
+@app.command()
+@takes_settings
+def train_attention(
+    *, workspace: Where = HERE, settings: AttentionSettings, machine: MachineSettings
+) -> None:
+    """Train one head on all experts' features, and the experts with it.
+
+    Example: deepme train-attention --epochs 0
+    """
+    from deepme.steps.train_attention import run
 
     typer.echo(run(settings, machine, open_workspace(workspace)))
 

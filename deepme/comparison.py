@@ -22,8 +22,9 @@ from deepme.artifacts.comparison import (
 )
 from deepme.artifacts.evaluation import Evaluation, EvaluationContent, load_evaluation
 from deepme.artifacts.expert import Expert
+from deepme.config import ExpertSettings
 from deepme.errors import UsageError
-from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, load_network
+from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, blank_network
 from deepme.networks import forward_flops
 from deepme.progress import note
 from deepme.recipe import Recipe
@@ -33,6 +34,7 @@ from deepme.steps import (
     plot_accuracy,
     similarity,
     split,
+    train_attention,
     train_expert,
     train_flat,
     train_gate,
@@ -43,9 +45,9 @@ from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT, SYSTEMS, Sys
 from deepme.workspace import Workspace
 
 _ROOTS = ("similarity.h5", "split.h5")
-_FLAT = ("flat/*", "outputs/*/00.h5")
+_FLAT = ("flat/*", "outputs/*/flat.h5")
 _GROUPS = ("groups.json", "memberships.h5")
-_EXPERTS = ("experts/*/*", "outputs/*/*")
+_EXPERTS = ("experts/*/*", "outputs/*/[0-9]*.h5")
 
 
 @dataclass
@@ -105,14 +107,19 @@ def plan_trials(recipe: Recipe, systems: Sequence[str], seed: int) -> list[Trial
 def _recipe_of(system: System, recipe: Recipe, seed: int) -> Recipe:
     groups = recipe.cluster.num_groups + system.more_groups
     epochs = round(recipe.flat.epochs * system.longer)
+    expert = replace(recipe.expert, **system.expert)
+    if system.like_flat:
+        own = recipe.flat.to_dict()
+        expert = ExpertSettings(**own, lambda2=0.0, lambda3=0.0)
     return replace(
         recipe,
         cluster=replace(
             recipe.cluster, seed=seed, **({"num_groups": groups} | system.cluster)
         ),
         flat=replace(recipe.flat, seed=seed, epochs=epochs),
-        expert=replace(recipe.expert, seed=seed, **system.expert),
+        expert=replace(expert, seed=seed),
         gate=replace(recipe.gate, seed=seed, **system.gate),
+        attention=replace(recipe.attention, seed=seed, **system.attention),
     )
 
 
@@ -194,6 +201,8 @@ def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
             train_expert.run(recipe.expert, machine, place, group.number)
     if not NEEDS_GATE.isdisjoint(trial.fusions):
         train_gate.run(recipe.gate, machine, place)
+    if "attention" in trial.fusions:
+        train_attention.run(recipe.attention, machine, place)
     return evaluate.run(wanted.evaluate, machine, place)
 
 
@@ -278,7 +287,10 @@ class _Table:
 
     def _header(self) -> Header:
         recipe = self.recipe
-        stages = (recipe.cluster, recipe.flat, recipe.expert, recipe.gate)
+        stages = (
+            *(recipe.cluster, recipe.flat, recipe.expert),
+            *(recipe.gate, recipe.attention),
+        )
         return Header(
             kind=KIND,
             schema_version=SCHEMA,
@@ -306,17 +318,21 @@ def _cost(system: System, recipe: Recipe, place: Workspace) -> Cost:
     asked: list[_NetworkCost] = []
     if system.fusion not in NEEDS_NO_EXPERT:
         groups = place.groups().content.groups
-        asked += [_network_cost(place.expert(group.number)) for group in groups]
+        asked += [_network_cost(place.expert(group.number), place) for group in groups]
     experts_gflop = sum(cost.image for cost in asked)
+    if system.fusion == "attention":
+        # The experts are inside it.
+        asked = [cost.training_alone for cost in asked]
+        asked.append(_network_cost(place.attention(), place))
     if system.fusion in NEEDS_GATE:
         gate = place.gate()
         # It learned on what the experts said of every training image.
         asking = experts_gflop * gate.training.images
-        asked.append(_gate_cost(gate) + _NetworkCost(0, asking, 0.0))
+        asked.append(_gate_cost(gate, place) + _NetworkCost(0, asking, 0.0))
     if system.fusion in NEEDS_FLAT:
-        asked.append(_network_cost(place.flat()))
+        asked.append(_network_cost(place.flat(), place))
     elif recipe.needs_flat:
-        asked.append(replace(_network_cost(place.flat()), parameters=0, image=0.0))
+        asked.append(_network_cost(place.flat(), place).training_alone)
     return Cost(
         parameters=sum(cost.parameters for cost in asked),
         training_gflop=sum(cost.training for cost in asked),
@@ -332,6 +348,11 @@ class _NetworkCost:
     training: float
     image: float
 
+    @property
+    def training_alone(self) -> _NetworkCost:
+        """What is left of it where the network itself is not asked."""
+        return replace(self, parameters=0, image=0.0)
+
     def __add__(self, other: _NetworkCost) -> _NetworkCost:
         return _NetworkCost(
             self.parameters + other.parameters,
@@ -340,23 +361,23 @@ class _NetworkCost:
         )
 
 
-def _network_cost(expert: Expert) -> _NetworkCost:
+def _network_cost(expert: Expert, place: Workspace) -> _NetworkCost:
     """Count a network on images.
 
     A backward pass costs twice the forward pass; in warm-up there is none but the
     head's.
     """
-    network = load_network(expert)
+    network = blank_network(expert, place)
     gflop = forward_flops(network, expert.training.image_size) / 1e9
     passes = [1 if epoch.stage == "warmup" else 3 for epoch in expert.training.history]
     parameters = sum(weight.numel() for weight in network.parameters())
     return _NetworkCost(parameters, sum(passes) * expert.training.images * gflop, gflop)
 
 
-def _gate_cost(gate: Expert) -> _NetworkCost:
+def _gate_cost(gate: Expert, place: Workspace) -> _NetworkCost:
     """Count the gate; on features it is linear layers, two operations a weight."""
     if gate.origin.header.settings["input"] == "images":
-        return _network_cost(gate)
+        return _network_cost(gate, place)
     tensors = read_tensors(gate.weights, WEIGHTS_KIND, WEIGHTS_SCHEMA)[1]
     parameters = sum(tensor.numel() for tensor in tensors.values())
     gflop = 2 * parameters / 1e9

@@ -147,16 +147,9 @@ class SplitSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings(Settings):
-    """A classifier: its network and the two-stage schedule (method section 3)."""
+class ScheduleSettings(Settings):
+    """Two stages of SGD: the head alone, then all layers (method section 3)."""
 
-    backbone: str = setting(
-        "vgg16", "any timm model, or vgg_small, vgg_tiny for the CPU"
-    )
-    weights: str = setting(
-        "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
-    )
-    image_size: int = setting(224, "pixels a side", at_least=8, at_most=4096)
     augment: str = setting(
         "crop",
         "training views: crop (random crop, flip) or none",
@@ -186,6 +179,19 @@ class NetworkSettings(Settings):
     seed: int = setting(
         0, "seed of initial weights, order and views", at_least=0, at_most=MAX_SEED
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings(ScheduleSettings):
+    """A classifier: its network and its schedule (method section 3)."""
+
+    backbone: str = setting(
+        "vgg16", "any timm model, or vgg_small, vgg_tiny for the CPU"
+    )
+    weights: str = setting(
+        "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
+    )
+    image_size: int = setting(224, "pixels a side", at_least=8, at_most=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +257,19 @@ class GateSettings(Settings):
 
     input: str = setting(
         "images",
-        "what it sees: images through a network of its own, or the experts' features",
-        choices=("images", "features"),
+        "what it sees: images through a network of its own, the experts' features, or "
+        "those and how sure each expert is",
+        choices=("images", "features", "confidences"),
+    )
+    learn_from: str = setting(
+        "train",
+        "images it learns from: train, or val, which no expert has seen",
+        choices=("train", "val"),
+    )
+    temperature: str = setting(
+        "one",
+        "what divides an expert's logits: one, or a number an expert, learned",
+        choices=("one", "learned"),
     )
     backbone: str = setting(
         "same", "its network on images: a timm model, or the experts' own"
@@ -303,6 +320,31 @@ class GateSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionSettings(ScheduleSettings):
+    """Attention over the experts' features, trained with them (method section 4)."""
+
+    section: ClassVar[str] = "train-attention"
+
+    warmup_epochs: int = setting(
+        5, "epochs of attention and head, the experts frozen", at_least=0,
+        at_most=100_000,
+    )  # fmt: skip
+    epochs: int = setting(
+        5, "epochs of joint training, the experts with them; 0 keeps them as they are",
+        at_least=0, at_most=100_000,
+    )  # fmt: skip
+    batch_size: int = setting(64, "images a step", at_least=1, at_most=1_000_000)
+    warmup_lr: float = setting(0.1, "learning rate at the start of warm-up", above=0)
+    warmup_lr_end: float = setting(0.01, "and at its end", above=0)
+    lr: float = setting(0.001, "learning rate at the start of joint training", above=0)
+    attention: str = setting(
+        "learned",
+        "weights of the experts' features: learned from them, or all equal",
+        choices=("learned", "equal"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineSettings(Settings):
     """How a run uses the machine; no setting here makes another model.
 
@@ -342,6 +384,7 @@ FUSIONS = (
     "coarse",
     "hard",
     "oracle",
+    "attention",
     "flat",
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from deepme.config import (
     FUSIONS,
+    AttentionSettings,
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
@@ -48,6 +49,9 @@ def demo_recipe(seed: int = 0) -> Recipe:
         expert=ExpertSettings(**network | {"weights": "flat"}),
         gate=GateSettings(
             weights="flat", epochs=10, batch_size=32, lr=0.05, lr_end=0.002, seed=seed
+        ),
+        attention=AttentionSettings(
+            batch_size=32, epochs=2, lr=0.01, lr_end=0.001, seed=seed
         ),
         evaluate=EvaluateSettings(fusion=FUSIONS),
         # One thread gives the same figures on every machine, and on a busy one it is

@@ -27,7 +27,12 @@ from deepme.devices import Compute
 from deepme.errors import ArtifactError
 from deepme.images.loading import ImageDataset, evaluation_batches
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import FeatureGate, Network, create_network
+from deepme.networks import (
+    AttentionNetwork,
+    FeatureGate,
+    Network,
+    create_network,
+)
 from deepme.progress import note, progress
 from deepme.storage.header import Header
 from deepme.storage.tensors import read_tensors
@@ -36,23 +41,58 @@ from deepme.workspace import Workspace
 
 WEIGHTS_KIND, WEIGHTS_SCHEMA = "weights", 1
 BATCH_SIZE = 256
+CONFIDENCES = 3
+"""Numbers an expert that `core.mixture.expert_confidences` gives."""
 
 
-def load_network(expert: Expert) -> Network:
-    """Rebuild a trained network, of an expert or of a gate on images.
+def load_network(network: Expert, workspace: Workspace) -> Network | AttentionNetwork:
+    """Rebuild a trained network on images: an expert, a gate, the flat one, attention.
+
+    Args:
+        network: the trained one.
+        workspace: with the experts, whose backbones attention has.
 
     Raises:
         ArtifactError: its weights are not the ones its training.json names.
     """
-    training = expert.training
-    network = create_network(
+    built = blank_network(network, workspace)
+    built.load_state_dict(load_weights(network, network.weights, built.state_dict()))
+    return built.eval()
+
+
+def blank_network(network: Expert, workspace: Workspace) -> Network | AttentionNetwork:
+    """Build a trained network on images without its weights, as for `load_network`."""
+    if network.origin.header.kind != "attention":
+        return _build(network)
+    groups = workspace.groups()
+    learned = network.origin.header.settings["attention"] == "learned"
+    experts = [_build(expert) for expert in _experts(workspace, groups)]
+    return AttentionNetwork(experts, groups.num_classes, learned=learned)
+
+
+def load_experts(workspace: Workspace, groups: Groups) -> list[Network]:
+    """Rebuild all trained experts, in the order of the groups."""
+    networks = []
+    for expert in _experts(workspace, groups):
+        network = _build(expert)
+        state = load_weights(expert, expert.weights, network.state_dict())
+        network.load_state_dict(state)
+        networks.append(network)
+    return networks
+
+
+def _build(network: Expert) -> Network:
+    training = network.training
+    return create_network(
         training.backbone,
         len(training.outputs),
         weights="none",
         image_size=training.image_size,
     )
-    network.load_state_dict(load_weights(expert, expert.weights, network.state_dict()))
-    return network.eval()
+
+
+def _experts(workspace: Workspace, groups: Groups) -> list[Expert]:
+    return [workspace.expert(group.number) for group in groups.content.groups]
 
 
 def build_gate(
@@ -62,7 +102,10 @@ def build_gate(
     image_size: int,
     weights: str,
 ) -> nn.Module:
-    """Build the gate's network, on images or on the experts' features.
+    """Build the gate's network, on images or on what the experts make of them.
+
+    A learned temperature is a parameter of it, ``log_temperature`` (T,), that its own
+    outputs do not depend on: it divides the experts' logits.
 
     Args:
         settings: which of the two, and the backbone.
@@ -71,16 +114,30 @@ def build_gate(
         image_size: pixels a side.
         weights: of the backbone: hub, none, or a local file.
     """
+    gate: nn.Module
     if settings.input == "images":
-        return create_network(
+        gate = create_network(
             settings.backbone,
             groups.num_groups,
             weights=weights,
             image_size=image_size,
         )
-    experts = [workspace.expert(number + 1) for number in range(groups.num_groups)]
-    width = sum(expert.training.num_features for expert in experts)
-    return FeatureGate(width, groups.num_groups)
+    else:
+        experts = _experts(workspace, groups)
+        width = sum(expert.training.num_features for expert in experts)
+        if settings.input == "confidences":
+            width += CONFIDENCES * len(experts)
+        gate = FeatureGate(width, groups.num_groups)
+    if settings.temperature == "learned":
+        neutral = nn.Parameter(torch.zeros(groups.num_groups))
+        gate.register_parameter("log_temperature", neutral)
+    return gate
+
+
+def temperature_of(gate: nn.Module) -> torch.Tensor | None:
+    """The temperatures (T,) of the experts that a gate has learned, or None."""
+    logs: torch.Tensor | None = getattr(gate, "log_temperature", None)
+    return None if logs is None else logs.exp()
 
 
 def load_weights(
@@ -131,7 +188,6 @@ def outputs_of_experts(
         ArtifactError: an expert is missing or stale.
         InputError: an unreadable image, by the policy.
     """
-    experts = [workspace.expert(number + 1) for number in range(groups.num_groups)]
     return [
         outputs_of(
             expert,
@@ -142,7 +198,7 @@ def outputs_of_experts(
             machine=machine,
             with_features=with_features,
         )
-        for expert in experts
+        for expert in _experts(workspace, groups)
     ]
 
 
@@ -156,9 +212,9 @@ def outputs_of(
     machine: MachineSettings,
     with_features: bool,
 ) -> Outputs:
-    """Load one expert's, or the flat network's, outputs; compute them if need be."""
+    """Load what one network says of all its classes; compute it if need be."""
     rows = split.rows(subset)
-    path = workspace.outputs_path(subset, expert.training.group)
+    path = workspace.outputs_path(subset, expert)
     header = Header(
         kind=KIND,
         schema_version=SCHEMA,
@@ -167,12 +223,14 @@ def outputs_of(
         made_from=workspace.made_from(expert.origin, split.origin),
     )
     if not _usable(workspace, path, header):
-        _compute_outputs(expert, split, rows, path, header, compute, machine)
+        network = load_network(expert, workspace)
+        _compute_outputs(expert, network, split, rows, path, header, compute, machine)
     return load_outputs(path, len(rows), len(expert.training.outputs))
 
 
 def features_of(
     expert: Expert,
+    workspace: Workspace,
     split: Split,
     rows: NDArray[np.int64],
     *,
@@ -189,7 +247,7 @@ def features_of(
     """
     training = expert.training
     policy = _policy(split, rows, machine)
-    network = load_network(expert).to(compute.device)
+    network = load_network(expert, workspace).to(compute.device)
     dataset = ImageDataset(
         split.images, size=training.image_size, augment=False, seed=0
     )
@@ -212,6 +270,7 @@ def _usable(workspace: Workspace, path: Path, header: Header) -> bool:
 
 def _compute_outputs(
     expert: Expert,
+    network: Network | AttentionNetwork,
     split: Split,
     rows: NDArray[np.int64],
     path: Path,
@@ -224,10 +283,15 @@ def _compute_outputs(
     dataset = ImageDataset(
         split.images, size=training.image_size, augment=False, seed=0
     )
-    network = load_network(expert).to(compute.device)
+    network.to(compute.device)
     with_features = bool(header.settings["features"])
-    who = f"expert {training.group}" if training.group else "flat network"
-    label = f"{who}: outputs on {header.settings['subset']} images"
+    who = {
+        "expert": f"expert {training.group}",
+        "flat": "flat network",
+        "attention": "attention",
+    }
+    name = who[expert.origin.header.kind]
+    label = f"{name}: outputs on {header.settings['subset']} images"
     with progress(label, len(rows), "images") as advance:
         save_outputs(
             path,
@@ -249,7 +313,7 @@ def _policy(
 
 
 def _forward(
-    network: Network,
+    network: Network | AttentionNetwork,
     dataset: ImageDataset,
     rows: NDArray[np.int64],
     unreadable: UnreadableImages,

@@ -6,6 +6,7 @@ The only module that imports timm. Letters: B images, C outputs, d features, S p
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepme.errors import EnvironmentFault, InputError, UsageError
 from deepme.text import clean, listing
+
+FEATURE_LENGTH = 4.0
+"""Of all experts' features together, before attention."""
 
 
 class Network(nn.Module):
@@ -45,7 +49,8 @@ class Network(nn.Module):
         """Draw the head's first weights after Glorot, as the paper does."""
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Linear(int(trunk.head_hidden_size), num_outputs)  # type: ignore[arg-type]
+        self.num_features = int(trunk.head_hidden_size)  # type: ignore[arg-type]
+        self.head = nn.Linear(self.num_features, num_outputs)
         nn.init.xavier_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         shape = (1, 3, 1, 1)
@@ -54,18 +59,23 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, S, S) uint8 to logits (B, C) and features (B, d)."""
+        features = self.features(images)
+        return self.head(features), features
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map (B, 3, S, S) uint8 to features (B, d)."""
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         # A batch of unreadable images is empty, and transformers cannot reshape it.
-        empty = pixels.new_empty(0, self.head.in_features)
-        features = self.trunk(pixels) if len(images) else empty
-        return self.head(features), features
+        if not len(images):
+            return pixels.new_empty(0, self.num_features)
+        return self.trunk(pixels)  # type: ignore[no-any-return]
 
 
 class FeatureGate(nn.Module):
-    """A gate on the experts' concatenated features.
+    """A gate on the experts' concatenated features, perhaps with their confidences.
 
     Args:
-        num_features: summed width of all experts' features.
+        num_features: summed width of all of that.
         num_outputs: T.
         width: of the hidden layer.
     """
@@ -84,6 +94,59 @@ class FeatureGate(nn.Module):
         """Map (B, Σd) features to logits (B, T) and the hidden layer (B, width)."""
         hidden = torch.relu(self.hidden(self.normalize(features)))
         return self.head(hidden), hidden
+
+
+class AttentionNetwork(nn.Module):
+    """All experts side by side, attention over their features, one head for all.
+
+    The logits of all N classes are Σ_t a_t(x) W_t h_t(x) + b, with h_t the features of
+    expert t, normalised, and a = T · softmax(U [h_1 … h_T] + c). At the start U and c
+    are 0: every expert counts alike, and attention grows only where it pays. Together
+    the features have length `FEATURE_LENGTH`, so that one learning rate serves any
+    number and width of experts.
+
+    Args:
+        experts: T trained networks; they lose their own heads.
+        num_outputs: N.
+        learned: whether there is attention; else every a_t stays 1.
+    """
+
+    def __init__(
+        self, experts: Sequence[Network], num_outputs: int, *, learned: bool
+    ) -> None:
+        """Take over the experts' trunks, and draw the new head."""
+        super().__init__()
+        widths = [expert.num_features for expert in experts]
+        for expert in experts:
+            del expert.head
+        self.trunk = nn.ModuleList(experts)
+        self.normalize = nn.ModuleList(
+            nn.LayerNorm(width, elementwise_affine=False) for width in widths
+        )
+        self.attention = nn.Linear(sum(widths), len(experts)) if learned else None
+        if self.attention:
+            nn.init.zeros_(self.attention.weight)
+            nn.init.zeros_(self.attention.bias)
+        self.head = nn.Linear(sum(widths), num_outputs)
+        nn.init.xavier_normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, 3, S, S) uint8 to logits (B, N) and weighed features (B, Σd)."""
+        parts = [
+            normalize(expert.features(images))  # type: ignore[operator]
+            for expert, normalize in zip(self.trunk, self.normalize, strict=True)
+        ]
+        features = torch.cat(parts, dim=1)
+        features = features * (FEATURE_LENGTH / features.shape[1] ** 0.5)
+        if self.attention:
+            weights = len(parts) * self.attention(features).softmax(dim=1)
+            widths = [part.shape[1] for part in parts]
+            weighed = features.split(widths, dim=1)
+            features = torch.cat(
+                [weights[:, [t]] * part for t, part in enumerate(weighed)], dim=1
+            )
+        return self.head(features), features
 
 
 def create_network(

@@ -16,6 +16,7 @@ from deepme.steps import (
     plot_accuracy,
     similarity,
     split,
+    train_attention,
     train_expert,
     train_flat,
     train_gate,
@@ -66,7 +67,8 @@ def run_all(
     if not classes and not matrix:
         class_folders(data)  # what is no folder is refused by its own name
     source = classes or ("" if matrix else str(data))
-    announce = _Announcer(8 if recipe.needs_flat else 7)
+    attends = "attention" in recipe.evaluate.fusion
+    announce = _Announcer(7 + recipe.needs_flat + attends)
     announce("similarity")
     similarity.run(recipe.similarity, workspace, classes=source, matrix=matrix)
     announce("split")
@@ -83,6 +85,9 @@ def run_all(
         train_expert.run(recipe.expert, recipe.machine, workspace, group.number)
     announce("train-gate")
     train_gate.run(recipe.gate, recipe.machine, workspace)
+    if attends:
+        announce("train-attention")
+        train_attention.run(recipe.attention, recipe.machine, workspace)
     announce("evaluate")
     results = evaluate.run(recipe.evaluate, recipe.machine, workspace)
     announce("plot-accuracy")

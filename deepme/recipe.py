@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deepme.config import (
+    AttentionSettings,
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
@@ -27,6 +28,7 @@ class Recipe:
     flat: FlatSettings
     expert: ExpertSettings
     gate: GateSettings
+    attention: AttentionSettings
     evaluate: EvaluateSettings
     machine: MachineSettings
 

@@ -3,9 +3,10 @@
 # ruff: noqa: N803, N806, N815
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +29,14 @@ from deepme.core.mixture import (
     max_logit_weights,
     oracle_weights,
     stack,
+    temper,
 )
 from deepme.devices import choose_compute
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
-from deepme.inference import build_gate, load_weights
+from deepme.inference import build_gate, load_weights, temperature_of
 from deepme.settings import resolve
+from deepme.systems import NEEDS_GATE, WHOLE
 from deepme.training.gate import GateImages, gate_batches
 from deepme.workspace import Workspace
 
@@ -48,15 +51,18 @@ class Votes:
         members: the classes of the T experts.
         labels_B: (B,) int64, the true classes; only the oracle looks at them.
         logits: T tensors, the experts' outputs.
+        gated: the same under the temperatures that the gate has learned.
         s_BT: (B, T) the gate's softmax, None where no fusion needs it.
-        flat_BN: (B, N) logits of the flat network, None where no fusion needs it.
+        whole: fusion -> (B, N) logits of the network that it asks about all classes:
+            ``flat`` and ``attention``, where a fusion needs them.
     """
 
     members: Members
     labels_B: Tensor
     logits: list[Tensor]
+    gated: list[Tensor]
     s_BT: Tensor | None
-    flat_BN: Tensor | None
+    whole: Mapping[str, Tensor]
 
     @cached_property
     def class_logits(self) -> list[Tensor]:
@@ -69,8 +75,12 @@ class Votes:
     @cached_property
     def probabilities(self) -> list[Tensor]:
         """T tensors (B, C_t), f_t."""
-        logs = class_log_probabilities(self.logits, members=self.members)
-        return [log_p_BC.exp() for log_p_BC in logs]
+        return _probabilities(self.logits, self.members)
+
+    @cached_property
+    def gated_probabilities(self) -> list[Tensor]:
+        """T tensors (B, C_t), f_t as the gate has them."""
+        return _probabilities(self.gated, self.members)
 
     @property
     def gate(self) -> Tensor:
@@ -78,30 +88,29 @@ class Votes:
         assert self.s_BT is not None, "asked for by a fusion outside NEEDS_GATE"
         return self.s_BT
 
-    @cached_property
-    def flat_probabilities(self) -> Tensor:
-        """The flat network's softmax."""
-        assert self.flat_BN is not None, "asked for by a fusion outside NEEDS_FLAT"
-        return self.flat_BN.softmax(dim=1)
+    def whole_probabilities(self, name: str) -> Tensor:
+        """The softmax (B, N) of the flat network or of attention."""
+        return self.whole[name].softmax(dim=1)
 
 
 def weigh(fusion: str, votes: Votes) -> Tensor:
     """How far a fusion trusts each expert.
 
-    The flat network and stacking weigh no experts: theirs is the share of the flat
-    network's probability in each group, and all alike.
+    The flat network, attention and stacking weigh no experts' votes: theirs is the
+    share of their probability in each group, and all alike.
 
     Returns:
         (B, T) float ≥ 0.
     """
     members = votes.members
+    if fusion in WHOLE or fusion == "coarse":
+        asked = votes.whole_probabilities("flat" if fusion == "coarse" else fusion)
+        return coarse_weights(asked, members=members)
     ways: dict[str, Callable[[], Tensor]] = {
         "gate": lambda: votes.gate,
         "hard": lambda: hard_weights(votes.gate),
         "max-logit": lambda: max_logit_weights(votes.class_logits),
         "oracle": lambda: oracle_weights(votes.labels_B, members=members),
-        "coarse": lambda: coarse_weights(votes.flat_probabilities, members=members),
-        "flat": lambda: coarse_weights(votes.flat_probabilities, members=members),
     }
     equal = equal_weights(len(votes.labels_B), num_experts=len(members.sizes))
     return ways.get(fusion, lambda: equal)()
@@ -113,11 +122,29 @@ def score(fusion: str, votes: Votes, weights_BT: Tensor) -> Tensor:
     Returns:
         (B, N) float ≥ 0, no row all zero.
     """
-    if fusion == "flat":
-        return votes.flat_probabilities
+    if fusion in WHOLE:
+        return votes.whole_probabilities(fusion)
     if fusion == "stacking":
         return stack(votes.probabilities, members=votes.members)
-    return fuse(votes.probabilities, members=votes.members, weights_BT=weights_BT)
+    own = votes.gated_probabilities if fusion in NEEDS_GATE else votes.probabilities
+    return fuse(own, members=votes.members, weights_BT=weights_BT)
+
+
+def _probabilities(logits: list[Tensor], members: Members) -> list[Tensor]:
+    logs = class_log_probabilities(logits, members=members)
+    return [log_p_BC.exp() for log_p_BC in logs]
+
+
+class GateWord(NamedTuple):
+    """What the gate says of a batch.
+
+    Attributes:
+        s_BT: (B, T) its softmax, None without a gate.
+        temperature_T: (T,) float > 0 of the experts, None where it has learned none.
+    """
+
+    s_BT: Tensor | None
+    temperature_T: Tensor | None
 
 
 @dataclass
@@ -131,7 +158,7 @@ class Voters:
         machine: device and workers.
         images: of the subset, with the experts' outputs.
         gate: None where no fusion needs it.
-        flat: the flat network's outputs, None where no fusion needs them.
+        whole: fusion -> outputs of the network that it asks about all classes.
     """
 
     workspace: Workspace
@@ -140,7 +167,7 @@ class Voters:
     machine: MachineSettings
     images: GateImages
     gate: Expert | None
-    flat: Outputs | None
+    whole: Mapping[str, Outputs]
 
     @cached_property
     def members(self) -> Members:
@@ -157,21 +184,26 @@ class Voters:
         """Yield the votes on every `BATCH_SIZE` readable images, in order."""
         positions = self.positions
         starts = range(0, len(positions), BATCH_SIZE)
-        for start, s_BT in zip(starts, self._gate_batches(positions), strict=True):
+        for start, word in zip(starts, self._gate_batches(positions), strict=True):
             some = positions[start : start + BATCH_SIZE]
-            flat = self.flat
+            logits = self.images.logits(some)
             yield Votes(
                 members=self.members,
                 labels_B=torch.from_numpy(self.images.labels[some]),
-                logits=self.images.logits(some),
-                s_BT=s_BT,
-                flat_BN=None if flat is None else torch.from_numpy(flat.logits[some]),
+                logits=logits,
+                gated=temper(logits, word.temperature_T),
+                s_BT=word.s_BT,
+                whole={
+                    name: torch.from_numpy(outputs.logits[some])
+                    for name, outputs in self.whole.items()
+                },
             )
 
-    def _gate_batches(self, positions: NDArray[np.int64]) -> Iterator[Tensor | None]:
-        """Yield s (B, T) for every `BATCH_SIZE` positions."""
+    def _gate_batches(self, positions: NDArray[np.int64]) -> Iterator[GateWord]:
+        """Yield what the gate says of every `BATCH_SIZE` positions."""
         if self.gate is None:
-            yield from (None for _ in range(0, len(positions), BATCH_SIZE))
+            silent = GateWord(None, None)
+            yield from (silent for _ in range(0, len(positions), BATCH_SIZE))
             return
         compute = choose_compute(self.machine, "auto")
         recorded = dict(self.gate.origin.header.settings)
@@ -181,6 +213,7 @@ class Voters:
         network = build_gate(settings, self.workspace, self.groups, size, "none")
         wanted = network.state_dict()
         network.load_state_dict(load_weights(self.gate, self.gate.weights, wanted))
+        temperature_T = temperature_of(network)
         network.eval().to(compute.device)
         dataset = ImageDataset(self.split.images, size=size, augment=False, seed=0)
         policy = UnreadableImages(self.split.images, len(positions), False, 0.0)
@@ -190,4 +223,5 @@ class Voters:
             policy.record(batch.unreadable)
             with torch.inference_mode(), compute.autocast():
                 logits_BT, _ = network(batch.inputs.to(compute.device))
-            yield gate_confidences(logits_BT.float().cpu())[0]
+            s_BT = gate_confidences(logits_BT.float().cpu())[0]
+            yield GateWord(s_BT, temperature_T)

@@ -20,6 +20,9 @@ NEEDS_FLAT = frozenset({"flat", "coarse"})
 NEEDS_NO_EXPERT = frozenset({"flat"})
 """The fusions without a mixture."""
 
+WHOLE = frozenset({"flat", "attention"})
+"""The fusions by one network over all classes, which ask no expert for its classes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class System:
@@ -31,8 +34,10 @@ class System:
         cluster: settings of ``cluster`` that differ from the recipe.
         expert: settings of ``train-expert`` that differ.
         gate: settings of ``train-gate`` that differ.
+        attention: settings of ``train-attention`` that differ.
         more_groups: added to the recipe's T.
         longer: factor on the recipe's epochs of the flat network.
+        like_flat: whether experts are trained as the flat network is.
     """
 
     label: str
@@ -40,8 +45,10 @@ class System:
     cluster: dict[str, Any] = field(default_factory=dict)
     expert: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
+    attention: dict[str, Any] = field(default_factory=dict)
     more_groups: int = 0
     longer: float = 1.0
+    like_flat: bool = False
 
 
 _PLAIN = {"lambda2": 0.0, "lambda3": 0.0}
@@ -72,6 +79,17 @@ SYSTEMS = {
     ),
     "hard": System(label="DeepME, hard routing", fusion="hard"),
     "oracle": System(label="DeepME, oracle gate", fusion="oracle"),
+    "joint": System(label="DeepME, attention, joint training", fusion="attention"),
+    "attention": System(
+        label="DeepME, attention",
+        fusion="attention",
+        attention={"epochs": 0},
+    ),
+    "features": System(
+        label="DeepME, attention with equal weights",
+        fusion="attention",
+        attention={"epochs": 0, "attention": "equal"},
+    ),
     "coarse": System(label="DeepME, gate of the flat network", fusion="coarse"),
     "no-omega": System(
         label="DeepME without Ω", fusion="gate", expert={"lambda2": 0.0}
@@ -112,7 +130,7 @@ SYSTEMS = {
         label="flat, as many as experts and gate",
         fusion="equal",
         cluster={"method": "single"},
-        expert=_PLAIN,
+        like_flat=True,
         more_groups=1,
     ),
 }
@@ -124,6 +142,7 @@ PAPER = ("vgg16-ext", "dmde", "deepme-nossc", "deepme-nogate", "deepme")
 _NAMES = {
     ("ssc", "gate"): "deepme",
     ("ssc", "equal"): "deepme-nogate",
+    ("ssc", "attention"): "deepme-attention",
     ("random", "gate"): "deepme-nossc",
     ("windows", "stacking"): "dmde",
 }

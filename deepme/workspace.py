@@ -41,6 +41,7 @@ _COMMANDS = {
     "split.h5": "deepme split --data IMAGES",
     "flat": "deepme train-flat",
     "gate": "deepme train-gate",
+    "attention": "deepme train-attention",
     "evaluation": "deepme evaluate",
 }
 
@@ -90,13 +91,18 @@ class Workspace:
         """gate/training.json."""
         return self.root / "gate" / "training.json"
 
+    @property
+    def attention_path(self) -> Path:
+        """attention/training.json."""
+        return self.root / "attention" / "training.json"
+
     def expert_path(self, number: int) -> Path:
         """training.json of a group's expert."""
         return self.root / "experts" / f"{number:02d}" / "training.json"
 
-    def outputs_path(self, subset: str, number: int) -> Path:
-        """An expert's outputs on a subset; number 0 stands for the flat network."""
-        return self.root / "outputs" / subset / f"{number:02d}.h5"
+    def outputs_path(self, subset: str, network: Expert) -> Path:
+        """What a network says of a subset's images, by the folder it lies in."""
+        return self.root / "outputs" / subset / f"{network.origin.path.parent.name}.h5"
 
     def evaluation_path(self, system: str) -> Path:
         """A system's result."""
@@ -163,6 +169,13 @@ class Workspace:
         gate = load_training(self.gate_path, kind="gate")
         self._check(gate.origin)
         return gate
+
+    def attention(self) -> Expert:
+        """Load attention's training.json and check what it was made from."""
+        self._require(self.attention_path)
+        attention = load_training(self.attention_path, kind="attention")
+        self._check(attention.origin)
+        return attention
 
     def evaluations(self) -> list[Evaluation]:
         """Load every system's result, by name, and check what each was made from."""

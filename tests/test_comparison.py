@@ -73,7 +73,13 @@ class TestPlan:
         groups = system.cluster | {"num_groups": own.cluster.num_groups}
         assert own.cluster == replace(recipe.cluster, **groups)
         assert own.cluster.num_groups - 4 == (name == "flat-ensemble")
-        assert own.expert == replace(recipe.expert, **system.expert)
+        if system.like_flat:
+            shared = own.flat.to_dict() | {"lambda2": 0, "lambda3": 0}
+            assert own.expert.to_dict().items() >= shared.items()
+            assert own.expert.weights == "none" != recipe.expert.weights
+        else:
+            assert own.expert == replace(recipe.expert, **system.expert)
+        assert own.attention == replace(recipe.attention, **system.attention)
         assert own.gate == replace(recipe.gate, **system.gate)
         assert own.flat.epochs == 15 * (3 if name == "flat-longer" else 1)
 

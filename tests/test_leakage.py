@@ -17,7 +17,7 @@ from deepme.workspace import Workspace
 
 BEFORE_THE_TEST = (
     *("similarity.h5", "split.h5", "memberships.h5", "groups.json"),
-    *("flat/", "experts/", "gate/", "outputs/train/", "outputs/val/"),
+    *("flat/", "experts/", "gate/", "attention/", "outputs/train/", "outputs/val/"),
 )
 
 
@@ -36,6 +36,7 @@ def run_stages(root: Path, arguments: dict[str, list[str]], invoke: Command) -> 
     config = arguments["train-gate"][1:]
     stages = [["train-flat", *config]]
     stages += [arguments[name] for name in ("cluster", "train-expert", "train-gate")]
+    stages.append(["train-attention", "--epochs", "1", *config])
     for stage in stages:
         ended = invoke(*stage, "--workspace", root)
         assert ended.code == 0, ended.stderr

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from deepme import networks
 from deepme.errors import EnvironmentFault, InputError, UsageError
 from deepme.networks import (
+    AttentionNetwork,
     FeatureGate,
     Network,
     SmallVGG,
@@ -79,6 +80,26 @@ class TestFeatureGate:
         assert logits_BT.shape == (4, 2)
         assert hidden.shape == (4, 256)
         assert_close(gate(features * 100)[0], logits_BT, atol=1e-3, rtol=1e-3)
+
+
+class TestAttention:
+    def test_it_weighs_normalised_features_and_classifies_them_together(self):
+        experts = [build().eval(), build("vgg_tiny").eval()]
+        pixels = images()
+        features = [expert(pixels)[1] for expert in experts]
+        network = AttentionNetwork(experts, 5, learned=True).eval()
+        nn.init.normal_(network.attention.weight)
+        whole = [nn.functional.layer_norm(h, h.shape[1:]) for h in features]
+        whole = [h * 4 / 320**0.5 for h in whole]
+        joined = torch.cat(whole, dim=1)
+        score = joined @ network.attention.weight.T + network.attention.bias
+        weights = 2 * score.softmax(dim=1)
+        weighed = torch.cat([weights[:, :1] * whole[0], weights[:, 1:] * whole[1]], 1)
+        logits_BN, given = network(pixels)
+        assert_close(given, weighed)
+        assert_close(logits_BN, weighed @ network.head.weight.T + network.head.bias)
+        assert logits_BN.shape == (2, 5)
+        assert given.shape == (2, 256 + 64)
 
 
 class TestBackbones:

@@ -11,6 +11,7 @@ within an image matter: the scale cancels in F/ΣF.
 # ruff: noqa: N803, N806, N815
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -217,6 +218,44 @@ def max_logit_weights(logits: Sequence[Tensor]) -> Tensor:
         (B, T) float; each row sums to 1.
     """
     return torch.stack([logit_BC.amax(dim=1) for logit_BC in logits], 1).softmax(dim=1)
+
+
+def temper(logits: Sequence[Tensor], temperature_T: Tensor | None) -> list[Tensor]:
+    """Divide each expert's logits by its temperature (Guo et al., 2017).
+
+    Args:
+        logits: T tensors (B, C_t) float.
+        temperature_T: (T,) float > 0, or None for 1 each.
+
+    Returns:
+        T tensors (B, C_t).
+    """
+    if temperature_T is None:
+        return list(logits)
+    return [logit_BC / tau for logit_BC, tau in zip(logits, temperature_T, strict=True)]
+
+
+def expert_confidences(logits: Sequence[Tensor]) -> Tensor:
+    """Measure how sure each expert is of an image, three ways.
+
+    The largest logit (MixDCNN), the entropy of its softmax in shares of log C_t, and
+    the energy log Σ_c exp z_c (Liu et al., 2020): what a gate may learn from, as an
+    expert tends to be unsure of images of other groups.
+
+    Args:
+        logits: T tensors (B, C_t) float, the experts' outputs before the softmax.
+
+    Returns:
+        (B, 3T) float: all experts' largest logits, then entropies, then energies.
+    """
+    columns = []
+    for logit_BC in logits:
+        entropy_B = torch.special.entr(logit_BC.softmax(dim=1)).sum(dim=1)
+        # An expert of one class is always sure.
+        bound = math.log(max(2, logit_BC.shape[1]))
+        energy_B = logit_BC.logsumexp(dim=1)
+        columns.append(torch.stack([logit_BC.amax(dim=1), entropy_B / bound, energy_B]))
+    return torch.stack(columns, dim=1).flatten(0, 1).T
 
 
 def oracle_weights(labels_B: Tensor, *, members: Members) -> Tensor:

@@ -30,7 +30,7 @@ from deepme.inference import outputs_of, outputs_of_experts
 from deepme.progress import note, progress
 from deepme.scoring import Voters, Votes, score, weigh
 from deepme.storage.header import Header
-from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT, system_name
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, WHOLE, system_name
 from deepme.training.gate import GateImages
 from deepme.workspace import Workspace
 
@@ -56,10 +56,10 @@ def run(
     split = workspace.split(groups.origin)
     asked = set(settings.fusion)
     gate = workspace.gate() if asked & NEEDS_GATE else None
-    flat = workspace.flat() if asked & NEEDS_FLAT else None
+    whole = _whole_networks(workspace, asked)
     with workspace.lock():
         experts = _expert_outputs(settings, workspace, groups, split, machine, gate)
-        voters = _voters(workspace, groups, split, machine, experts, gate, flat)
+        voters = _voters(workspace, groups, split, machine, experts, gate, whole)
         headers = {
             fusion: _header(groups, settings, fusion, _lineage(fusion, voters))
             for fusion in settings.fusion
@@ -89,12 +89,11 @@ def _voters(
     machine: MachineSettings,
     experts: list[Outputs],
     gate: Expert | None,
-    flat: Expert | None,
+    whole: dict[str, Expert],
 ) -> Voters:
-    flat_outputs = None
-    if flat is not None:
-        flat_outputs = outputs_of(
-            flat,
+    outputs = {
+        name: outputs_of(
+            network,
             workspace,
             split,
             "test",
@@ -102,8 +101,21 @@ def _voters(
             machine=machine,
             with_features=False,
         )
-    images = GateImages.of(split.images, split.rows("test"), experts, flat_outputs)
-    return Voters(workspace, groups, split, machine, images, gate, flat_outputs)
+        for name, network in whole.items()
+    }
+    rows = split.rows("test")
+    images = GateImages.of(split.images, rows, experts, outputs.values())
+    return Voters(workspace, groups, split, machine, images, gate, outputs)
+
+
+def _whole_networks(workspace: Workspace, fusions: set[str]) -> dict[str, Expert]:
+    """The networks over all classes that the fusions ask."""
+    networks: dict[str, Expert] = {}
+    if fusions & NEEDS_FLAT:
+        networks["flat"] = workspace.flat()
+    if "attention" in fusions:
+        networks["attention"] = workspace.attention()
+    return networks
 
 
 def _expert_outputs(
@@ -115,7 +127,7 @@ def _expert_outputs(
     gate: Expert | None,
 ) -> list[Outputs]:
     """What all experts say of the test images; nothing if no fusion asks them."""
-    if NEEDS_NO_EXPERT.issuperset(settings.fusion):
+    if WHOLE.issuperset(settings.fusion):
         return []
     return outputs_of_experts(
         workspace,
@@ -131,12 +143,14 @@ def _expert_outputs(
 def _lineage(fusion: str, voters: Voters) -> dict[str, str]:
     """What a fusion's result is made from."""
     origins = [voters.groups.origin, voters.split.origin]
-    if fusion not in NEEDS_NO_EXPERT:
+    if fusion not in WHOLE:
         origins += [output.origin for output in voters.images.outputs]
     if fusion in NEEDS_GATE and voters.gate:
         origins.append(voters.gate.origin)
-    if fusion in NEEDS_FLAT and voters.flat:
-        origins.append(voters.flat.origin)
+    if fusion in NEEDS_FLAT:
+        origins.append(voters.whole["flat"].origin)
+    if fusion == "attention":
+        origins.append(voters.whole["attention"].origin)
     return voters.workspace.made_from(*origins)
 
 
@@ -158,7 +172,7 @@ def _header(
 
 
 def _sees_features(gate: Expert) -> bool:
-    return bool(gate.origin.header.settings["input"] == "features")
+    return bool(gate.origin.header.settings["input"] != "images")
 
 
 class _Counter:

@@ -279,7 +279,7 @@ def _features(
     compute = choose_compute(machine, "auto")
     rows = _even_rows(split)
     features_Rd, readable_R = features_of(
-        flat, split, rows, compute=compute, machine=machine
+        flat, workspace, split, rows, compute=compute, machine=machine
     )
     val = outputs_of(
         flat,

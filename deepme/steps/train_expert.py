@@ -19,6 +19,7 @@ from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classify import (
     first_weights,
+    new_network,
     policy_for,
     require_images,
     train,
@@ -95,15 +96,17 @@ def _task(
     # Other first weights for every group, from one seed.
     seeds = np.random.SeedSequence([settings.seed, number])
     torch.manual_seed(int(seeds.generate_state(1)[0]))
+    others = _other_rows(settings, split, members, np.random.default_rng(seeds))
     return ExpertTask(
         settings,
+        new_network(settings, len(members) + bool(len(others)), weights),
         choose_compute(machine, settings.precision),
+        image_size=settings.image_size,
         split=split,
         members=members,
         unreadable=policy_for(split, members, machine),
         workers=machine.workers,
-        weights=weights,
-        other_rows=_other_rows(settings, split, members, np.random.default_rng(seeds)),
+        other_rows=others,
         theta=similarity.theta(members),
     )
 
@@ -140,6 +143,12 @@ def _save(
         path,
         run.identity,
         task.network,
-        training_of(task, run, group=number, outputs=outputs),
+        training_of(
+            task,
+            run,
+            group=number,
+            outputs=outputs,
+            backbone=task.settings.backbone,
+        ),
         beside={omega_path: omega_sha256},
     )

@@ -14,7 +14,13 @@ from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classifier import ClassifierTask
-from deepme.training.classify import policy_for, require_images, train, training_of
+from deepme.training.classify import (
+    new_network,
+    policy_for,
+    require_images,
+    train,
+    training_of,
+)
 from deepme.training.record import identifying_settings, save_result
 from deepme.workspace import Workspace
 
@@ -62,16 +68,23 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
         torch.manual_seed(settings.seed)
         task = ClassifierTask(
             settings,
+            new_network(settings, len(members), settings.weights),
             compute,
+            image_size=settings.image_size,
             split=split,
             members=members,
             unreadable=policy_for(split, members, machine),
             workers=machine.workers,
-            weights=settings.weights,
             other_rows=np.empty(0, dtype=np.int64),
         )
         done = train(task, machine, identity, checkpoint, "flat network")
-        training = training_of(task, done, group=0, outputs=similarity.classes)
+        training = training_of(
+            task,
+            done,
+            group=0,
+            outputs=similarity.classes,
+            backbone=settings.backbone,
+        )
         save_result(workspace, path, identity, task.network, training, beside={})
         remove(checkpoint)
     return path

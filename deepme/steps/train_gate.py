@@ -57,8 +57,11 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
     with workspace.lock():
         train, val = (
             _images(settings, machine, workspace, groups, split, subset, compute)
-            for subset in ("train", "val")
+            for subset in (settings.learn_from, "val")
         )
+        if settings.learn_from == "val":
+            # What it has learned by heart says nothing of it.
+            val = replace(val, readable=np.zeros_like(val.readable))
         origins = [output.origin for part in (train, val) for output in part.outputs]
         identity = Header(
             kind="gate",
@@ -107,7 +110,7 @@ def _images(
         subset,
         compute=compute,
         machine=machine,
-        with_features=settings.input == "features",
+        with_features=settings.input != "images",
     )
     return GateImages.of(split.images, split.rows(subset), outputs)
 

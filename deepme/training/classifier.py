@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepme.artifacts.split import Split
-from deepme.config import NetworkSettings
+from deepme.config import ScheduleSettings
 from deepme.core.regularizers import expert_objective
 from deepme.devices import Compute
 from deepme.images.loading import (
@@ -22,10 +22,10 @@ from deepme.images.loading import (
     training_batches,
 )
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import create_network
+from deepme.networks import AttentionNetwork, Network
 from deepme.training.run import Loss, Stage
 
-S = TypeVar("S", bound=NetworkSettings)
+S = TypeVar("S", bound=ScheduleSettings)
 
 
 class ClassifierTask(Generic[S]):
@@ -35,42 +35,39 @@ class ClassifierTask(Generic[S]):
     regularisers.
 
     Args:
-        settings: network and schedule.
+        settings: the schedule.
+        network: with an output for each class, and perhaps one for all others.
         compute: the device.
+        image_size: S, pixels a side.
         split: the images.
         members: (C,) int64, positions of the classes in the class list, ascending.
         unreadable: the policy for bad images.
         workers: processes that decode.
-        weights: the trunk's first weights: hub, none, or a local file.
-        other_rows: (M,) int64, rows of images of other classes. Where there are any,
-            the network has an output C beyond the classes for all of them.
+        other_rows: (M,) int64, rows of images of other classes, for the output beyond
+            the classes.
     """
 
     def __init__(
         self,
         settings: S,
+        network: Network | AttentionNetwork,
         compute: Compute,
         *,
+        image_size: int,
         split: Split,
         members: NDArray[np.int64],
         unreadable: UnreadableImages,
         workers: int,
-        weights: str,
         other_rows: NDArray[np.int64],
     ) -> None:
-        """Build the network with weights drawn from torch's global random state."""
+        """Move the network to the device, and list the images."""
         self.settings, self.compute, self.workers = settings, compute, workers
         self.unreadable = unreadable
         self.num_classes = len(members)
-        self.network = create_network(
-            settings.backbone,
-            len(members) + bool(len(other_rows)),
-            weights=weights,
-            image_size=settings.image_size,
-        ).to(compute.device)
+        self.network = network.to(compute.device)
         self.dataset = ImageDataset(
             split.images,
-            size=settings.image_size,
+            size=image_size,
             augment=settings.augment == "crop",
             seed=settings.seed,
         )

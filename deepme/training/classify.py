@@ -13,9 +13,10 @@ from deepme.artifacts.expert import Training
 from deepme.artifacts.origin import Origin
 from deepme.artifacts.similarity import Similarity
 from deepme.artifacts.split import SUBSETS, Split
-from deepme.config import MachineSettings, NetworkSettings
+from deepme.config import MachineSettings, NetworkSettings, ScheduleSettings
 from deepme.errors import InputError
 from deepme.images.unreadable import UnreadableImages
+from deepme.networks import Network, create_network
 from deepme.storage.header import Header
 from deepme.text import clean
 from deepme.training.classifier import ClassifierTask
@@ -39,6 +40,22 @@ def first_weights(weights: str, workspace: Workspace) -> tuple[str, list[Origin]
         return weights, []
     flat = workspace.flat()
     return str(flat.weights), [flat.origin]
+
+
+def new_network(settings: NetworkSettings, num_outputs: int, weights: str) -> Network:
+    """Build a network whose head is drawn from torch's global random state.
+
+    Args:
+        settings: backbone and image size.
+        num_outputs: of the head.
+        weights: of the trunk: hub, none, or a local file.
+    """
+    return create_network(
+        settings.backbone,
+        num_outputs,
+        weights=weights,
+        image_size=settings.image_size,
+    )
 
 
 def require_images(
@@ -79,7 +96,7 @@ def train(
     label: str,
 ) -> Run:
     """Warm up and fine-tune, from the checkpoint where there is one."""
-    settings: NetworkSettings = task.settings
+    settings: ScheduleSettings = task.settings
     run = Run(
         label=label,
         task=task,
@@ -109,7 +126,12 @@ def train(
 
 
 def training_of(
-    task: ClassifierTask[Any], run: Run, *, group: int, outputs: Sequence[str]
+    task: ClassifierTask[Any],
+    run: Run,
+    *,
+    group: int,
+    outputs: Sequence[str],
+    backbone: str,
 ) -> Training:
     """What training.json holds of a finished run."""
     return Training(
@@ -117,8 +139,8 @@ def training_of(
         outputs=tuple(outputs),
         num_features=task.network.head.in_features,
         images=len(task.train_rows),
-        backbone=task.settings.backbone,
-        image_size=task.settings.image_size,
+        backbone=backbone,
+        image_size=task.dataset.size,
         history=tuple(run.history),
         skipped=run.unreadable.listed(),
         versions=versions(),

@@ -3,7 +3,7 @@
 # ruff: noqa: N803, N806
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,12 @@ from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import ImageIndex
 from deepme.config import GateSettings
 from deepme.core.gate_loss import GateLossWeights, gate_objective
-from deepme.core.mixture import Members, class_log_probabilities
+from deepme.core.mixture import (
+    Members,
+    class_log_probabilities,
+    expert_confidences,
+    temper,
+)
 from deepme.devices import Compute
 from deepme.images.loading import (
     Batch,
@@ -26,6 +31,7 @@ from deepme.images.loading import (
     training_batches,
 )
 from deepme.images.unreadable import UnreadableImages
+from deepme.inference import temperature_of
 from deepme.training.run import Loss, Stage
 
 
@@ -51,13 +57,13 @@ class GateImages:
         images: ImageIndex,
         rows: NDArray[np.int64],
         outputs: list[Outputs],
-        flat: Outputs | None = None,
+        others: Iterable[Outputs] = (),
     ) -> GateImages:
         """Join the outputs of all experts on the rows of a subset.
 
-        An image is readable if all of them, and the flat network if given, read it.
+        An image is readable if all of them and of the other networks read it.
         """
-        readers = [*outputs, flat] if flat else outputs
+        readers = [*outputs, *others]
         readable = np.logical_and.reduce([output.readable for output in readers])
         return cls(rows, images.label[rows].astype(np.int64), outputs, readable)
 
@@ -70,11 +76,17 @@ class GateImages:
         parts = [output.features[positions] for output in self.outputs]  # type: ignore[index]
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
-    def feature_batches(self, positions: list[NDArray[np.int64]]) -> Iterator[Batch]:
-        """Features instead of images, in the same form."""
+    def feature_batches(
+        self, positions: list[NDArray[np.int64]], *, confidences: bool
+    ) -> Iterator[Batch]:
+        """Features instead of images, in the same form, perhaps with confidences."""
         for some in positions:
+            inputs = self.features(some)
+            if confidences:
+                sure = expert_confidences(self.logits(some))
+                inputs = torch.cat([inputs, sure], dim=1)
             yield Batch(
-                inputs=self.features(some),
+                inputs=inputs,
                 rows=torch.from_numpy(self.rows[some]),
                 labels=torch.from_numpy(self.labels[some]),
                 unreadable={},
@@ -88,8 +100,8 @@ class GateTask:
         settings: loss, schedule and input.
         network: on images or on features.
         compute: the device.
-        train: training images with the experts' outputs.
-        val: validation images with the experts' outputs.
+        train: images to learn from, with the experts' outputs.
+        val: images to validate on, with the experts' outputs.
         dataset: the images as the gate sees them; not used with features.
         members: the classes of the experts, on the device.
         unreadable: the policy for bad images.
@@ -157,7 +169,9 @@ class GateTask:
     ) -> Iterator[Batch]:
         for epoch in epochs:
             order = epoch_order(self.positions, size, seed=seed, epoch=epoch)
-            yield from self.train.feature_batches(order[first_step:])
+            yield from self.train.feature_batches(
+                order[first_step:], confidences=self.settings.input == "confidences"
+            )
             first_step = 0
 
     def loss(self, batch: Batch) -> Loss:
@@ -174,7 +188,8 @@ class GateTask:
         total, parts = gate_objective(
             gate_logits_BT,
             log_probabilities=class_log_probabilities(
-                expert_logits, members=self.members
+                temper(expert_logits, temperature_of(self.network)),
+                members=self.members,
             ),
             labels_B=labels_B,
             members=self.members,
@@ -227,4 +242,7 @@ def gate_batches(
     if settings.input == "images":
         return evaluation_batches(dataset, images.rows[positions], size, workers)
     starts = range(0, len(positions), size)
-    return images.feature_batches([positions[start : start + size] for start in starts])
+    return images.feature_batches(
+        [positions[start : start + size] for start in starts],
+        confidences=settings.input == "confidences",
+    )

@@ -17,6 +17,7 @@ from deepme.core.mixture import (
     class_log_probabilities,
     coarse_weights,
     equal_weights,
+    expert_confidences,
     fuse,
     gate_confidences,
     hard_weights,
@@ -24,6 +25,7 @@ from deepme.core.mixture import (
     normalize_scores,
     oracle_weights,
     stack,
+    temper,
 )
 
 # Four classes, two experts, class 2 shared.
@@ -225,3 +227,22 @@ def test_an_output_for_none_of_the_classes_takes_its_share() -> None:
     first, second = class_log_probabilities(logits, members=MEMBERS)
     assert_close(first.exp(), torch.tensor([[0.1, 0.2, 0.3]]))
     assert_close(second.exp(), torch.tensor([[0.5, 0.5]]))
+
+
+def test_expert_confidences_are_torchs_own() -> None:
+    logits = [torch.randn(5, size, dtype=torch.float64) * 3 for size in (4, 1, 7)]
+    told = expert_confidences(logits)
+    assert told.shape == (5, 9)
+    for t, values in enumerate(logits):
+        entropy = torch.distributions.Categorical(logits=values).entropy()
+        assert_close(told[:, t], values.max(dim=1).values)
+        assert_close(told[:, 3 + t], entropy / log(max(2, values.shape[1])))
+        assert_close(told[:, 6 + t], values.exp().sum(dim=1).log())
+
+
+def test_temperatures_divide_the_logits() -> None:
+    logits = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])]
+    assert temper(logits, None) == logits
+    halved, doubled = temper(logits, torch.tensor([2.0, 0.5]))
+    assert halved.tolist() == [[0.5, 1.0]]
+    assert doubled.tolist() == [[6.0]]

@@ -25,6 +25,7 @@ from deepme.artifacts.expert import (
     SCHEMA,
     Expert,
     Training,
+    load_training,
     save_training,
 )
 from deepme.artifacts.outputs import save_outputs
@@ -42,6 +43,7 @@ from deepme.inference import load_network
 from deepme.steps import cluster, evaluate
 from deepme.steps import split as split_step
 from deepme.storage.header import Header
+from deepme.systems import NEEDS_GATE, WHOLE
 from deepme.workspace import Workspace
 
 MACHINE = MachineSettings(device="cpu", workers=0)
@@ -61,10 +63,12 @@ class HandMade:
         labels: (B,) of the readable test images.
         logits: T arrays (B, C_t).
         s: (B, T), the gate.
+        tau: (T,), the temperatures that the gate has learned, if it has.
     """
 
     def __init__(self, workspace: Workspace, unreadable: int = 0) -> None:
         rng = np.random.default_rng(7)
+        self.tau: Floats | None = None
         self.workspace = workspace
         groups = workspace.groups()
         split = workspace.split(groups.origin)
@@ -86,13 +90,15 @@ class HandMade:
             self.logits.append(logits[readable].astype(float))
         gate = GateSettings(backbone="vgg_small")
         self._save_training(workspace.gate_path, "gate", gate, 0, ("1", "2", "3"))
-        flat = rng.normal(size=(len(self.rows), N)).astype(np.float32)
-        flat += 2 * (np.arange(N) == split.images.label[self.rows][:, None])
-        self._save_training(
-            workspace.flat_path, "flat", None, 0, groups.content.classes
-        )
-        self._save_outputs(workspace.flat(), flat, readable)
-        self.flat = flat[readable].astype(float)
+        self.whole = {}
+        for name in ("flat", "attention"):
+            whole = rng.normal(size=(len(self.rows), N)).astype(np.float32)
+            whole += 2 * (np.arange(N) == split.images.label[self.rows][:, None])
+            path = workspace.root / name / "training.json"
+            self._save_training(path, name, None, 0, groups.content.classes)
+            network = load_training(path, name)
+            self._save_outputs(network, whole, readable)
+            self.whole[name] = whole[readable].astype(float)
 
     def _save_training(
         self,
@@ -150,7 +156,7 @@ class HandMade:
         )
         batch = (slice(0, len(logits)), logits, np.empty((0, 4), np.float32), readable)
         save_outputs(
-            workspace.outputs_path("test", expert.training.group),
+            workspace.outputs_path("test", expert),
             header,
             iter([batch]),
             shape=logits.shape,
@@ -163,8 +169,8 @@ class HandMade:
 
     def scores(self, fusion: str) -> Floats:
         """F_k(x) = Σ_t φ_t(x) f_t^(k)(x), class by class, or what stands for it."""
-        if fusion == "flat":
-            return softmax(self.flat, axis=1)
+        if fusion in WHOLE:
+            return softmax(self.whole[fusion], axis=1)
         weights_BT = self.weights(fusion)
         F = np.zeros((len(self.labels), N))
         if fusion == "stacking":
@@ -177,14 +183,15 @@ class HandMade:
                 F[:, k] = np.mean(votes, axis=0)
             return F
         for t, members in enumerate(self.members):
-            f = softmax(self.logits[t], axis=1)
+            tempered = self.tau is not None and fusion in NEEDS_GATE
+            f = softmax(self.logits[t] / (self.tau[t] if tempered else 1), axis=1)
             for position, k in enumerate(members):
                 F[:, k] += weights_BT[:, t] * f[:, position]
         return F
 
-    def coarse(self) -> Floats:
-        """The flat network's probability of each group; shared classes divide it."""
-        P = softmax(self.flat, axis=1)
+    def coarse(self, name: str) -> Floats:
+        """A network's probability of each group; shared classes divide it."""
+        P = softmax(self.whole[name], axis=1)
         weights = np.zeros((len(P), T))
         for k in range(N):
             holders = [t for t in range(T) if k in self.members[t]]
@@ -199,8 +206,9 @@ class HandMade:
             "hard": np.eye(T)[self.s.argmax(axis=1)],
             "equal": np.full((len(self.labels), T), 1 / T),
             "stacking": np.full((len(self.labels), T), 1 / T),
-            "coarse": self.coarse(),
-            "flat": self.coarse(),
+            "coarse": self.coarse("flat"),
+            "flat": self.coarse("flat"),
+            "attention": self.coarse("attention"),
             "max-logit": softmax(
                 np.stack([self.class_logits(t).max(1) for t in range(T)], 1), axis=1
             ),
@@ -248,8 +256,9 @@ def made(copied: Workspace, monkeypatch: pytest.MonkeyPatch) -> HandMade:
 
     def batches(voters: scoring.Voters, positions: Any) -> Iterator[Any]:
         for start in range(0, len(positions), 10):
-            some = made.s[positions[start : start + 10]]
-            yield torch.from_numpy(some).float() if voters.gate else None
+            some = torch.from_numpy(made.s[positions[start : start + 10]]).float()
+            tau = None if made.tau is None else torch.from_numpy(made.tau).float()
+            yield scoring.GateWord(*((some, tau) if voters.gate else (None, None)))
 
     monkeypatch.setattr(scoring.Voters, "_gate_batches", batches)
     return made
@@ -288,10 +297,10 @@ class TestNumbers:
             assert group.chosen == pytest.approx(share[:, t].mean())
             for k in RANKS:
                 alone = hits(made.class_logits(t)[inside], positions, k)
-                expert = {} if fusion == "flat" else group.expert
+                expert = {} if fusion in WHOLE else group.expert
                 if expert:
                     assert expert[str(k)] == pytest.approx(macro(alone, positions))
-                assert bool(group.expert) == (fusion != "flat")
+                assert bool(group.expert) == (fusion not in WHOLE)
                 whole = hits(F, made.labels, k)[inside]
                 expected = macro(whole, made.labels[inside])
                 assert group.system[str(k)] == pytest.approx(expected)
@@ -363,6 +372,7 @@ def test_systems_have_the_papers_names(made: HandMade) -> None:
         "oracle": "ssc-oracle",
         "stacking": "ssc-stacking",
         "coarse": "ssc-coarse",
+        "attention": "deepme-attention",
         "flat": "vgg16-ext",
     }
 
@@ -401,10 +411,33 @@ def test_fusions_without_the_flat_network_need_none(made: HandMade) -> None:
 def test_the_flat_network_alone_needs_no_expert(made: HandMade) -> None:
     shutil.rmtree(made.workspace.root / "experts")
     result = run(made.workspace, "flat")["flat"]
-    right = made.flat.argmax(axis=1) == made.labels
+    right = made.whole["flat"].argmax(axis=1) == made.labels
     assert result.micro["1"] == right.mean()
     with pytest.raises(ArtifactError, match="run `deepme train-expert --group 1`"):
         run(made.workspace, "flat", "equal")
+
+
+def test_learned_temperatures_are_those_of_the_gate_alone(made: HandMade) -> None:
+    fusions = ("gate", "hard", "equal", "oracle", "max-logit")
+    before = run(made.workspace, *fusions)
+    made.tau = np.array([0.05, 1.0, 20.0])
+    for path in (made.workspace.root / "evaluation").iterdir():
+        path.unlink()
+    after = run(made.workspace, *fusions)
+    for fusion in fusions:
+        hit = hits(made.scores(fusion), made.labels, 1)
+        assert after[fusion].micro["1"] == pytest.approx(hit.mean())
+        assert (after[fusion] == before[fusion]) == (fusion not in NEEDS_GATE)
+
+
+def test_attention_alone_needs_no_outputs_of_experts(made: HandMade) -> None:
+    shutil.rmtree(made.workspace.root / "experts")
+    result = run(made.workspace, "attention")["attention"]
+    right = made.whole["attention"].argmax(axis=1) == made.labels
+    assert result.micro["1"] == right.mean()
+    made.workspace.attention_path.unlink()
+    with pytest.raises(ArtifactError, match="run `deepme train-attention`"):
+        run(made.workspace, "attention")
 
 
 class TestRealGate:
@@ -415,7 +448,7 @@ class TestRealGate:
         groups = workspace.groups()
         split = workspace.split(groups.origin)
         dataset = ImageDataset(split.images, size=8, augment=False, seed=0)
-        network = load_network(workspace.gate())
+        network = load_network(workspace.gate(), workspace)
         right = []
         for batch in evaluation_batches(dataset, split.rows("test"), 5, 0):
             chosen = network(batch.inputs)[0].argmax(dim=1)

@@ -77,7 +77,7 @@ class TestResult:
 
     def test_the_weights_make_the_network_that_was_trained(self, workspace):
         train(workspace)
-        network = load_network(workspace.expert(1))
+        network = load_network(workspace.expert(1), workspace)
         images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
         logits, _ = network(images)
         assert logits.shape == (2, len(workspace.groups().group(1).classes))
@@ -142,7 +142,7 @@ class TestRerun:
             shutil.copy(_other_weights(workspace), weights)
         train(workspace, **({"lambda3": 0.5} if change == "lambda3" else {}))
         assert path.stat().st_mtime_ns != before
-        load_network(workspace.expert(1))
+        load_network(workspace.expert(1), workspace)
 
     def test_local_weights_are_known_by_content_not_place(self, workspace, tmp_path):
         train(workspace, 2)

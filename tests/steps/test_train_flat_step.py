@@ -121,7 +121,7 @@ class TestFlat:
         (result,) = evaluate.run(settings, MACHINE, workspace)
         split = workspace.split(workspace.similarity().origin)
         dataset = ImageDataset(split.images, size=8, augment=False, seed=0)
-        network = load_network(workspace.flat())
+        network = load_network(workspace.flat(), workspace)
         right = [
             network(batch.inputs)[0].argmax(dim=1) == batch.labels
             for batch in evaluation_batches(dataset, split.rows("test"), 7, 0)
@@ -190,7 +190,7 @@ class TestOthers:
         split = workspace.split(workspace.groups().origin)
         rows = split.rows("test")
         dataset = ImageDataset(split.images, size=8, augment=False, seed=0)
-        network = load_network(workspace.expert(1))
+        network = load_network(workspace.expert(1), workspace)
         (batch,) = evaluation_batches(dataset, rows, 100, 0)
         none_B = network(batch.inputs)[0].argmax(dim=1) == len(members)
         outside_B = torch.from_numpy(~np.isin(batch.labels.numpy(), members))

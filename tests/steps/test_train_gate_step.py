@@ -78,6 +78,31 @@ class TestResult:
         assert weights["hidden.weight"].shape == (256, 3 * 256)
         assert workspace.gate().training.num_features == 256
 
+    def test_with_confidences_there_are_three_more_an_expert(self, workspace):
+        train(workspace, input="confidences")
+        weights = load_file(workspace.gate().weights)
+        assert weights["hidden.weight"].shape == (256, 3 * 256 + 3 * 3)
+
+    @pytest.mark.parametrize("input", ["images", "features"])
+    def test_a_temperature_is_learned_beside_it(self, workspace, input):
+        train(workspace, input=input, temperature="learned")
+        learned = load_file(workspace.gate().weights)
+        assert learned["log_temperature"].shape == (3,)
+        assert learned["log_temperature"].abs().min() > 0
+        train(workspace, input=input)
+        assert "log_temperature" not in load_file(workspace.gate().weights)
+
+    def test_from_held_out_images_it_is_not_validated_on_them(self, workspace):
+        train(workspace, learn_from="val")
+        gate = workspace.gate()
+        split = workspace.split(workspace.groups().origin)
+        assert gate.training.images == len(split.rows("val"))
+        assert gate.training.history[-1].val_top1 is None
+        outputs = {
+            name for name in gate.origin.header.made_from if name.startswith("outputs")
+        }
+        assert outputs == {f"outputs/val/{number:02d}.h5" for number in (1, 2, 3)}
+
     def test_it_learns(self, workspace):
         train(workspace, input="features", epochs=30)
         history = workspace.gate().training.history
@@ -103,7 +128,7 @@ class TestCachedOutputs:
         assert changed == {"outputs/train/02.h5", "outputs/val/02.h5"}
 
     def test_are_computed_anew_when_damaged(self, workspace):
-        path = workspace.outputs_path("train", 1)
+        path = workspace.outputs_path("train", workspace.expert(1))
         raw = bytearray(path.read_bytes())
         raw[-1] ^= 1
         path.write_bytes(raw)
@@ -119,7 +144,7 @@ class TestCachedOutputs:
         assert times(workspace) == before
 
     def test_test_images_are_never_touched(self, workspace):
-        path = workspace.outputs_path("test", 1)
+        path = workspace.outputs_path("test", workspace.expert(1))
         path.unlink()
         train(workspace)
         assert not path.exists()

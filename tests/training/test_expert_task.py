@@ -19,6 +19,7 @@ from deepme.config import ExpertSettings
 from deepme.core.regularizers import normalized_laplacian, visual_similarity
 from deepme.devices import Compute
 from deepme.images.unreadable import UnreadableImages
+from deepme.networks import create_network
 from deepme.training.expert import ExpertTask
 from deepme.training.run import Stage
 
@@ -37,16 +38,17 @@ def make(coloured: Split) -> Callable[..., ExpertTask]:
         other_rows: NDArray[np.int64] = NO_ROWS, **settings: object
     ) -> ExpertTask:
         torch.manual_seed(0)
-        given = {"backbone": "vgg_small", "image_size": 8, "batch_size": 7} | settings
+        num_outputs = len(MEMBERS) + bool(len(other_rows))
         return ExpertTask(
-            ExpertSettings(weights="none", **given),
+            ExpertSettings(**({"batch_size": 7} | settings)),
+            create_network("vgg_small", num_outputs, weights="none", image_size=8),
             Compute(torch.device("cpu"), False),
+            image_size=8,
             split=coloured,
             members=MEMBERS,
             theta=THETA,
             unreadable=UnreadableImages(coloured.images, 24, False, 0.0),
             workers=0,
-            weights="none",
             other_rows=other_rows,
         )
 
