@@ -337,6 +337,9 @@ class AttentionSettings(ScheduleSettings):
     warmup_lr: float = setting(0.1, "learning rate at the start of warm-up", above=0)
     warmup_lr_end: float = setting(0.01, "and at its end", above=0)
     lr: float = setting(0.001, "learning rate at the start of joint training", above=0)
+    lambda1: float = setting(
+        0.0001, "λ1: weight of tr(WWᵀ), the head's own weight decay", at_least=0
+    )
     attention: str = setting(
         "learned",
         "weights of the experts' features: learned from them, or all equal",

@@ -89,12 +89,15 @@ class TestAttention:
         features = [expert(pixels)[1] for expert in experts]
         network = AttentionNetwork(experts, 5, learned=True).eval()
         nn.init.normal_(network.attention.weight)
-        whole = [nn.functional.layer_norm(h, h.shape[1:]) for h in features]
-        whole = [h * 4 / 320**0.5 for h in whole]
-        joined = torch.cat(whole, dim=1)
+        network.normalize.running_mean.normal_()
+        network.normalize.running_var.uniform_(0.5, 2)
+        mean, var = network.normalize.running_mean, network.normalize.running_var
+        joined = (torch.cat(features, 1) - mean) / (var + 1e-5).sqrt() / 320**0.5
+        whole = joined.split([256, 64], dim=1)
         score = joined @ network.attention.weight.T + network.attention.bias
         weights = 2 * score.softmax(dim=1)
-        weighed = torch.cat([weights[:, :1] * whole[0], weights[:, 1:] * whole[1]], 1)
+        weighed = [weights[:, :1] * whole[0], weights[:, 1:] * whole[1]]
+        weighed = 16 * torch.cat(weighed, dim=1)
         logits_BN, given = network(pixels)
         assert_close(given, weighed)
         assert_close(logits_BN, weighed @ network.head.weight.T + network.head.bias)
