@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepme.config import (
+    AttentionSettings,
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
@@ -30,6 +31,7 @@ STAGES: tuple[type[Settings], ...] = (
     FlatSettings,
     ExpertSettings,
     GateSettings,
+    AttentionSettings,
     MachineSettings,
     EvaluateSettings,
 )

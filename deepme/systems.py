@@ -115,6 +115,29 @@ SYSTEMS = {
         fusion="gate",
         gate=_PAPER_GATE | {"margin": 0.0},
     ),
+    "gate-features": System(
+        label="DeepME, gate on features", fusion="gate", gate={"input": "features"}
+    ),
+    "gate-confidences": System(
+        label="DeepME, gate on features and confidences",
+        fusion="gate",
+        gate={"input": "confidences"},
+    ),
+    "gate-held-out": System(
+        label="the same from held-out images",
+        fusion="gate",
+        gate={"input": "confidences", "learn_from": "val"},
+    ),
+    "gate-temperature": System(
+        label="DeepME, temperatures learned",
+        fusion="gate",
+        gate={"temperature": "learned"},
+    ),
+    "others": System(
+        label="DeepME, experts know of other groups",
+        fusion="gate",
+        expert={"others": 0.5},
+    ),
     "no-overlap": System(
         label="DeepME without overlap", fusion="gate", cluster={"overlap": 1.0}
     ),

@@ -38,7 +38,7 @@ class Section:
     """What artifacts.md says of one file.
 
     Attributes:
-        pattern: the file's path; NN, SUBSET and SYSTEM stand for what varies.
+        pattern: the file's path; NN, SUBSET, SYSTEM and NETWORK stand for what varies.
         kind: of its header.
         layout: its schema version.
         rows: name -> the cells behind it (type, perhaps shape, meaning).
@@ -51,7 +51,8 @@ class Section:
 
     def fits(self, path: str) -> bool:
         pattern = re.escape(self.pattern).replace("NN", r"\d\d")
-        return bool(re.fullmatch(re.sub("SUBSET|SYSTEM", r"[a-z0-9-]+", pattern), path))
+        free = "SUBSET|SYSTEM|NETWORK"
+        return bool(re.fullmatch(re.sub(free, r"[a-z0-9-]+", pattern), path))
 
 
 def read_rows(text: str) -> dict[str, tuple[str, ...]]:
@@ -89,11 +90,16 @@ def workspaces(
     matrix.write_text(",a,b\na,1,0.5\nb,0.5,1\n")
     assert not invoke("similarity", "--matrix", matrix, "-w", root / "own").code
     featured = Path(shutil.copytree(finished_workspace, root / "featured"))
-    arguments = ("--config", tiny_config, "--input", "features", "-w", featured)
-    assert not invoke("train-gate", *arguments).code
     common = ("--config", tiny_config, "-w", featured)
+    learned = ("--input", "features", "--temperature", "learned")
     assert not invoke("train-flat", *common).code
-    assert not invoke("evaluate", "--fusion", "flat", *common).code
+    grid = ("--grid-T", "2,3", "--grid-delta", "0.1", "--T", "3")
+    assert not invoke("cluster", "--select", *grid, *common).code
+    retrain = ("train-expert", "--group", "all", "--epochs", 0, *common)
+    assert not invoke(*retrain).code
+    assert not invoke("train-gate", *learned, *common).code
+    assert not invoke("train-attention", "--epochs", 0, *common).code
+    assert not invoke("evaluate", "--fusion", "flat,attention", *common).code
     compare = ("compare", "--data", tiny_images, "--seeds", 1, "--systems", "deepme")
     trials = ("-w", root / "trials", "--config", tiny_config)
     assert not invoke(*compare, *trials).code
