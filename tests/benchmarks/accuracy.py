@@ -18,6 +18,12 @@ from recording import record
 from deepme.artifacts.comparison import SystemResult, load_comparison
 from deepme.tables import print_comparison
 
+PAPER = {"dmde": 2.6, "vgg16-ext": 4.5, "deepme-nossc": 11.9, "deepme-nogate": 24.3}
+"""Points that the paper's DeepME is ahead on ImageNet10K."""
+
+RIVALS = (*PAPER, "flat-ensemble", "flat-longer", "deepme", "coarse")
+OURS = ("deepme", "coarse", "features", "attention", "joint")
+
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 
 
@@ -34,6 +40,43 @@ def row_of(result: SystemResult) -> dict[str, Any]:
     row["training_tflop"] = result.cost.training_gflop / 1e3
     row["gflop_an_image"] = result.cost.inference_gflop
     return row
+
+
+def gaps_of(results: dict[str, SystemResult], ours: str) -> dict[str, Any]:
+    """How far a system is ahead, seed by seed, in points of macro top-1."""
+    gaps: dict[str, Any] = {}
+    for name in RIVALS:
+        if name not in results or name == ours:
+            continue
+        theirs = {seed.seed: seed.macro["1"] for seed in results[name].seeds}
+        points = [
+            100 * (seed.macro["1"] - theirs[seed.seed])
+            for seed in results[ours].seeds
+            if seed.seed in theirs
+        ]
+        gaps[results[name].label] = {
+            "mean": fmean(points),
+            "least": min(points),
+            **({"sd": stdev(points)} if len(points) > 1 else {}),
+            **({"paper": PAPER[name]} if name in PAPER else {}),
+        }
+    return gaps
+
+
+def kept_of_oracle(results: dict[str, SystemResult]) -> dict[str, float]:
+    """Macro top-1 as a share of the oracle gate's, mean over seeds."""
+    if "oracle" not in results:
+        return {}
+    oracle = {seed.seed: seed.macro["1"] for seed in results["oracle"].seeds}
+    return {
+        results[name].label: fmean(
+            seed.macro["1"] / oracle[seed.seed]
+            for seed in results[name].seeds
+            if seed.seed in oracle
+        )
+        for name in OURS
+        if name in results
+    }
 
 
 def experts_of(result: SystemResult) -> dict[str, Any]:
@@ -55,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("comparison", type=Path, help="folder of `deepme compare`")
     content = load_comparison(parser.parse_args().comparison / "comparison.json")
+    results = {result.system: result for result in content.systems}
     record(
         "accuracy",
         command="python tests/benchmarks/accuracy.py COMPARISON",
@@ -67,6 +111,12 @@ def main() -> None:
                 "test_images": content.test_images,
             },
             "systems": {result.label: row_of(result) for result in content.systems},
+            "ahead": {
+                results[name].label: gaps_of(results, name)
+                for name in OURS
+                if name in results
+            },
+            "share_of_oracle": kept_of_oracle(results),
             "experts": {
                 result.label: experts_of(result)
                 for result in content.systems
