@@ -192,8 +192,7 @@ def _adopt(
 
 def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
     recipe, machine = trial.recipe, trial.recipe.machine
-    wanted = replace(recipe, evaluate=replace(recipe.evaluate, fusion=trial.fusions))
-    if wanted.needs_flat:
+    if any(_builds_on_flat(recipe, fusion) for fusion in trial.fusions):
         train_flat.run(recipe.flat, machine, place)
     groups = cluster.run(recipe.cluster, machine, place)
     if not NEEDS_NO_EXPERT.issuperset(trial.fusions):
@@ -203,7 +202,17 @@ def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
         train_gate.run(recipe.gate, machine, place)
     if "attention" in trial.fusions:
         train_attention.run(recipe.attention, machine, place)
-    return evaluate.run(wanted.evaluate, machine, place)
+    return evaluate.run(replace(recipe.evaluate, fusion=trial.fusions), machine, place)
+
+
+def _builds_on_flat(recipe: Recipe, fusion: str) -> bool:
+    """Whether anything that a fusion asks was made with the flat network."""
+    return (
+        fusion in NEEDS_FLAT
+        or recipe.cluster.method == "confusion"
+        or (fusion not in NEEDS_NO_EXPERT and recipe.expert.weights == "flat")
+        or (fusion in NEEDS_GATE and recipe.gate.weights == "flat")
+    )
 
 
 class _Table:
@@ -331,7 +340,7 @@ def _cost(system: System, recipe: Recipe, place: Workspace) -> Cost:
         asked.append(_gate_cost(gate, place) + _NetworkCost(0, asking, 0.0))
     if system.fusion in NEEDS_FLAT:
         asked.append(_network_cost(place.flat(), place))
-    elif recipe.needs_flat:
+    elif _builds_on_flat(recipe, system.fusion):
         asked.append(_network_cost(place.flat(), place).training_alone)
     return Cost(
         parameters=sum(cost.parameters for cost in asked),
