@@ -21,6 +21,7 @@ from deepme.config import (
     FlatSettings,
     GateSettings,
     MachineSettings,
+    RouteSettings,
     SelectSettings,
     SimilaritySettings,
     SplitSettings,
@@ -277,6 +278,29 @@ def evaluate(
         print_json([asdict(result) for result in results])
     else:
         print_results(results)
+
+
+@app.command()
+@takes_settings
+def route(
+    *,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: RouteSettings,
+    machine: MachineSettings,
+) -> None:
+    """Find how few experts an image needs to be shown to, on validation images.
+
+    Example: deepme route --tolerance 0.002
+    """
+    from deepme.steps.route import run
+    from deepme.tables import print_json, print_routing
+
+    content = run(settings, machine, open_workspace(workspace))
+    if json:
+        print_json(asdict(content))
+    else:
+        print_routing(content)
 
 
 @app.command()

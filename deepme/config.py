@@ -348,6 +348,20 @@ class AttentionSettings(ScheduleSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RouteSettings(Settings):
+    """How few experts an image needs to be shown to."""
+
+    section: ClassVar[str] = "route"
+
+    tolerance: float = setting(
+        0.002,
+        "largest loss of macro top-1 on validation images against asking all experts",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineSettings(Settings):
     """How a run uses the machine; no setting here makes another model.
 
@@ -401,6 +415,17 @@ class EvaluateSettings(Settings):
     topk: tuple[int, ...] = setting((1, 3, 5), "ranks of the top-k accuracies")
     fusion: tuple[str, ...] = setting(
         ("gate",), f"how the experts are weighed: {', '.join(FUSIONS)}"
+    )
+    route_top: int | None = setting(
+        None,
+        "ask only the N experts that the gate trusts most (default: all)",
+        at_least=1,
+    )
+    route_least: float = setting(
+        0.0,
+        "ask only experts whose weight reaches this, or the first",
+        at_least=0,
+        at_most=1,
     )
 
     def __post_init__(self) -> None:

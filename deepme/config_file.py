@@ -15,6 +15,7 @@ from deepme.config import (
     FlatSettings,
     GateSettings,
     MachineSettings,
+    RouteSettings,
     SelectSettings,
     SimilaritySettings,
     SplitSettings,
@@ -34,6 +35,7 @@ STAGES: tuple[type[Settings], ...] = (
     AttentionSettings,
     MachineSettings,
     EvaluateSettings,
+    RouteSettings,
 )
 
 

@@ -3,7 +3,7 @@
 # ruff: noqa: N803, N806, N815
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -34,9 +34,15 @@ from deepme.core.mixture import (
 from deepme.devices import choose_compute
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
-from deepme.inference import build_gate, load_weights, temperature_of
+from deepme.inference import (
+    build_gate,
+    load_weights,
+    outputs_of,
+    outputs_of_experts,
+    temperature_of,
+)
 from deepme.settings import resolve
-from deepme.systems import NEEDS_GATE, WHOLE
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, WHOLE
 from deepme.training.gate import GateImages, gate_batches
 from deepme.workspace import Workspace
 
@@ -128,6 +134,15 @@ def score(fusion: str, votes: Votes, weights_BT: Tensor) -> Tensor:
         return stack(votes.probabilities, members=votes.members)
     own = votes.gated_probabilities if fusion in NEEDS_GATE else votes.probabilities
     return fuse(own, members=votes.members, weights_BT=weights_BT)
+
+
+def experts_asked(fusion: str, weights_BT: Tensor) -> float:
+    """How many experts a fusion asks about a batch's images, in all."""
+    if fusion == "flat":
+        return 0.0
+    if fusion == "attention":
+        return float(weights_BT.numel())
+    return float((weights_BT > 0).sum())
 
 
 def _probabilities(logits: list[Tensor], members: Members) -> list[Tensor]:
@@ -225,3 +240,61 @@ class Voters:
                 logits_BT, _ = network(batch.inputs.to(compute.device))
             s_BT = gate_confidences(logits_BT.float().cpu())[0]
             yield GateWord(s_BT, temperature_T)
+
+
+def voters_of(
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    subset: str,
+    machine: MachineSettings,
+    fusions: Iterable[str],
+) -> Voters:
+    """Gather what some fusions ask about a subset's images; compute what is missing.
+
+    Args:
+        workspace: with the trained networks.
+        groups: the grouping.
+        split: the images.
+        subset: train, val or test.
+        machine: device, workers and the policy for unreadable images.
+        fusions: names from `config.FUSIONS`.
+
+    Raises:
+        ArtifactError: a network that is asked is missing or stale.
+        InputError: an unreadable image, by the policy.
+    """
+    asked = set(fusions)
+    compute = choose_compute(machine, "auto")
+    gate = workspace.gate() if asked & NEEDS_GATE else None
+    networks: dict[str, Expert] = {}
+    if asked & NEEDS_FLAT:
+        networks["flat"] = workspace.flat()
+    if "attention" in asked:
+        networks["attention"] = workspace.attention()
+    experts: list[Outputs] = []
+    if not asked <= WHOLE:
+        on_images = gate is None or gate.origin.header.settings["input"] == "images"
+        experts = outputs_of_experts(
+            workspace,
+            groups,
+            split,
+            subset,
+            compute=compute,
+            machine=machine,
+            with_features=not on_images,
+        )
+    whole = {
+        name: outputs_of(
+            network,
+            workspace,
+            split,
+            subset,
+            compute=compute,
+            machine=machine,
+            with_features=False,
+        )
+        for name, network in networks.items()
+    }
+    images = GateImages.of(split.images, split.rows(subset), experts, whole.values())
+    return Voters(workspace, groups, split, machine, images, gate, whole)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.comparison import ComparisonContent
     from deepme.artifacts.evaluation import EvaluationContent
     from deepme.artifacts.groups import GroupsContent
+    from deepme.artifacts.routing import RoutingContent
     from deepme.artifacts.selection import SelectionContent
     from deepme.steps.split import SplitReport
 
@@ -148,6 +149,27 @@ def print_results(results: Sequence[EvaluationContent]) -> None:
     print(
         f"{first.images:,} test images of {first.classes_tested:,} of "
         f"{first.classes:,} classes{skipped}"
+    )
+
+
+def print_routing(content: RoutingContent) -> None:
+    """Print every route, the chosen one marked."""
+    header = ("route", "experts asked", "macro top-1", "against all", "")
+    rows = [
+        (
+            route.options,
+            f"{route.passes:.2f}",
+            f"{route.macro:.1%}",
+            f"{100 * (route.macro - content.dense):+.1f}",
+            "chosen" if route == content.best else "",
+        )
+        for route in content.routes
+    ]
+    _print_table(header, rows, "lrrrl")
+    print(
+        f"{counted(content.images, 'validation image')}; chosen for `deepme evaluate`: "
+        f"{content.best.options}, {content.experts / content.best.passes:.1f} times "
+        f"fewer expert passes than all {content.experts}"
     )
 
 

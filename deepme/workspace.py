@@ -41,6 +41,7 @@ _COMMANDS = {
     "split.h5": "deepme split --data IMAGES",
     "flat": "deepme train-flat",
     "gate": "deepme train-gate",
+    "routing.json": "deepme route",
     "attention": "deepme train-attention",
     "evaluation": "deepme evaluate",
 }
@@ -90,6 +91,11 @@ class Workspace:
     def gate_path(self) -> Path:
         """gate/training.json."""
         return self.root / "gate" / "training.json"
+
+    @property
+    def routing_path(self) -> Path:
+        """routing.json."""
+        return self.root / "routing.json"
 
     @property
     def attention_path(self) -> Path:

@@ -99,13 +99,15 @@ def workspaces(
     assert not invoke(*retrain).code
     assert not invoke("train-gate", *learned, *common).code
     assert not invoke("train-attention", "--epochs", 0, *common).code
+    routed = Path(shutil.copytree(finished_workspace, root / "routed"))
+    assert not invoke("route", "--config", tiny_config, "-w", routed).code
     assert not invoke("evaluate", "--fusion", "flat,attention", *common).code
     compare = ("compare", "--data", tiny_images, "--seeds", 1, "--systems", "deepme")
     trials = ("-w", root / "trials", "--config", tiny_config)
     assert not invoke(*compare, *trials).code
     (root / "comparison").mkdir()
     shutil.copy(root / "trials" / "comparison.json", root / "comparison")
-    return [finished_workspace, root / "own", featured, root / "comparison"]
+    return [finished_workspace, root / "own", featured, routed, root / "comparison"]
 
 
 def files_of(workspace: Path) -> Iterator[tuple[str, Path]]:

@@ -44,7 +44,7 @@ KEEPERS = {
     "nltk": ("wordnet.nltk_reader",),
     "typer": ("cli", "cli_errors", "cli_whole", "options"),
     "rich": ("progress", "tables"),
-    "matplotlib": ("figures", "steps.plot_accuracy", "steps.select"),
+    "matplotlib": ("figures", "steps.plot_accuracy", "steps.route", "steps.select"),
     "filelock": ("workspace",),
     "safetensors": ("storage.tensors", "networks"),
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),

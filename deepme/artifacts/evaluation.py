@@ -62,6 +62,7 @@ class EvaluationContent:
         macro: top-k -> mean over classes of the accuracy per class.
         micro: top-k -> share of images.
         right_group: share of images whose heaviest expert holds the true class.
+        expert_passes: experts asked an image, on average.
         calibration_error: expected calibration error of F/ΣF, 15 bins.
         groups: one entry an expert.
     """
@@ -75,6 +76,7 @@ class EvaluationContent:
     macro: dict[str, float]
     micro: dict[str, float]
     right_group: float
+    expert_passes: float
     calibration_error: float
     groups: tuple[GroupResult, ...]
 

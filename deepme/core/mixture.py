@@ -174,6 +174,27 @@ def hard_weights(s_BT: Tensor) -> Tensor:
     return functional.one_hot(best_B, s_BT.shape[1]).to(s_BT.dtype)
 
 
+def routed_weights(
+    s_BT: Tensor, *, top: int | None = None, least: float = 0.0
+) -> Tensor:
+    """Ask few experts: keep the weights of those that the gate trusts most.
+
+    Args:
+        s_BT: (B, T) float, the gate.
+        top: how many at most, by weight; the lowest t wins a tie. None for all.
+        least: the smallest weight that is kept; the largest of an image always is.
+
+    Returns:
+        (B, T) in the dtype of `s_BT`, 0 for experts that need not be asked.
+    """
+    kept_BT = s_BT >= torch.clamp(s_BT.amax(dim=1, keepdim=True), max=least)
+    if top is not None and top < s_BT.shape[1]:
+        order_BT = s_BT.argsort(dim=1, descending=True, stable=True)
+        first_BT = torch.zeros_like(kept_BT).scatter(1, order_BT[:, :top], True)
+        kept_BT = kept_BT & first_BT
+    return s_BT * kept_BT
+
+
 def stack(probabilities: Sequence[Tensor], *, members: Members) -> Tensor:
     """Average over the experts that know a class: F_k = mean_{t: k ∈ G_t} f_t^(k).
 

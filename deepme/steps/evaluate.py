@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +18,13 @@ from deepme.artifacts.evaluation import (
     load_evaluation,
     save_evaluation,
 )
-from deepme.artifacts.expert import Expert
 from deepme.artifacts.groups import Groups
-from deepme.artifacts.outputs import Outputs
-from deepme.artifacts.split import Split
 from deepme.config import EvaluateSettings, MachineSettings
 from deepme.core.metrics import CalibrationBins, SparseConfusions, TopKCounts
-from deepme.core.mixture import Members, normalize_scores
-from deepme.devices import choose_compute
+from deepme.core.mixture import Members, normalize_scores, routed_weights
 from deepme.errors import InputError
-from deepme.inference import outputs_of, outputs_of_experts
 from deepme.progress import note, progress
-from deepme.scoring import Voters, Votes, score, weigh
+from deepme.scoring import Voters, Votes, experts_asked, score, voters_of, weigh
 from deepme.storage.header import Header
 from deepme.systems import NEEDS_FLAT, NEEDS_GATE, WHOLE, system_name
 from deepme.training.gate import GateImages
@@ -54,17 +50,16 @@ def run(
     """
     groups = workspace.groups()
     split = workspace.split(groups.origin)
-    asked = set(settings.fusion)
-    gate = workspace.gate() if asked & NEEDS_GATE else None
-    whole = _whole_networks(workspace, asked)
     with workspace.lock():
-        experts = _expert_outputs(settings, workspace, groups, split, machine, gate)
-        voters = _voters(workspace, groups, split, machine, experts, gate, whole)
+        voters = voters_of(workspace, groups, split, "test", machine, settings.fusion)
         headers = {
             fusion: _header(groups, settings, fusion, _lineage(fusion, voters))
             for fusion in settings.fusion
         }
-        paths = {fusion: _path(workspace, groups, fusion) for fusion in headers}
+        paths = {
+            fusion: _path(workspace, groups, fusion, header)
+            for fusion, header in headers.items()
+        }
         if all(workspace.is_current(paths[name], headers[name]) for name in headers):
             note("the evaluation is up to date")
             return [load_evaluation(path).content for path in paths.values()]
@@ -74,70 +69,12 @@ def run(
                 "rerun `deepme split` with a larger --test",
             )
         members = voters.members
-        counters = {fusion: _Counter(members, settings.topk) for fusion in headers}
+        counters = {fusion: _Counter(members, settings, fusion) for fusion in headers}
         _count(voters, counters)
         return [
             _save(groups, voters.images, paths[fusion], headers[fusion], counter)
             for fusion, counter in counters.items()
         ]
-
-
-def _voters(
-    workspace: Workspace,
-    groups: Groups,
-    split: Split,
-    machine: MachineSettings,
-    experts: list[Outputs],
-    gate: Expert | None,
-    whole: dict[str, Expert],
-) -> Voters:
-    outputs = {
-        name: outputs_of(
-            network,
-            workspace,
-            split,
-            "test",
-            compute=choose_compute(machine, "auto"),
-            machine=machine,
-            with_features=False,
-        )
-        for name, network in whole.items()
-    }
-    rows = split.rows("test")
-    images = GateImages.of(split.images, rows, experts, outputs.values())
-    return Voters(workspace, groups, split, machine, images, gate, outputs)
-
-
-def _whole_networks(workspace: Workspace, fusions: set[str]) -> dict[str, Expert]:
-    """The networks over all classes that the fusions ask."""
-    networks: dict[str, Expert] = {}
-    if fusions & NEEDS_FLAT:
-        networks["flat"] = workspace.flat()
-    if "attention" in fusions:
-        networks["attention"] = workspace.attention()
-    return networks
-
-
-def _expert_outputs(
-    settings: EvaluateSettings,
-    workspace: Workspace,
-    groups: Groups,
-    split: Split,
-    machine: MachineSettings,
-    gate: Expert | None,
-) -> list[Outputs]:
-    """What all experts say of the test images; nothing if no fusion asks them."""
-    if WHOLE.issuperset(settings.fusion):
-        return []
-    return outputs_of_experts(
-        workspace,
-        groups,
-        split,
-        "test",
-        compute=choose_compute(machine, "auto"),
-        machine=machine,
-        with_features=gate is not None and _sees_features(gate),
-    )
 
 
 def _lineage(fusion: str, voters: Voters) -> dict[str, str]:
@@ -154,9 +91,12 @@ def _lineage(fusion: str, voters: Voters) -> dict[str, str]:
     return voters.workspace.made_from(*origins)
 
 
-def _path(workspace: Workspace, groups: Groups, fusion: str) -> Path:
+def _path(workspace: Workspace, groups: Groups, fusion: str, header: Header) -> Path:
     method = str(groups.origin.header.settings["method"])
-    return workspace.evaluation_path(system_name(method, fusion))
+    name = system_name(method, fusion)
+    if "route_top" in header.settings or "route_least" in header.settings:
+        name += "-routed"
+    return workspace.evaluation_path(name)
 
 
 def _header(
@@ -165,32 +105,44 @@ def _header(
     return Header(
         kind=KIND,
         schema_version=SCHEMA,
-        settings={"topk": list(settings.topk), "fusion": fusion},
+        settings=_recorded(settings, fusion),
         classes=groups.origin.header.classes,
         made_from=lineage,
     )
 
 
-def _sees_features(gate: Expert) -> bool:
-    return bool(gate.origin.header.settings["input"] != "images")
+def _recorded(settings: EvaluateSettings, fusion: str) -> dict[str, Any]:
+    """The settings that a fusion's result depends on."""
+    recorded: dict[str, Any] = {"topk": list(settings.topk), "fusion": fusion}
+    if fusion == "gate" and settings.route_top is not None:
+        recorded["route_top"] = settings.route_top
+    if fusion == "gate" and settings.route_least > 0:
+        recorded["route_least"] = settings.route_least
+    return recorded
 
 
 class _Counter:
     """All counters of one fusion; linear in N and in the number of errors."""
 
-    def __init__(self, members: Members, topk: tuple[int, ...]) -> None:
-        self.members = members
-        self.system = TopKCounts(members.num_classes, topk)
-        self.experts = [TopKCounts(size, topk) for size in members.sizes]
+    def __init__(
+        self, members: Members, settings: EvaluateSettings, fusion: str
+    ) -> None:
+        self.members, self.settings, self.fusion = members, settings, fusion
+        self.system = TopKCounts(members.num_classes, settings.topk)
+        self.experts = [TopKCounts(size, settings.topk) for size in members.sizes]
         self.confusions = SparseConfusions(members.num_classes)
         self.calibration = CalibrationBins(15)
         self.chosen_T = torch.zeros(len(members.sizes), dtype=torch.float64)
-        self.right_group = 0.0
+        self.right_group = self.expert_passes = 0.0
 
-    def update(self, fusion: str, votes: Votes) -> None:
-        labels_B = votes.labels_B
+    def update(self, votes: Votes) -> None:
+        labels_B, fusion = votes.labels_B, self.fusion
         weights_BT = weigh(fusion, votes)
+        if fusion == "gate":
+            top, least = self.settings.route_top, self.settings.route_least
+            weights_BT = routed_weights(weights_BT, top=top, least=least)
         scores_BN = normalize_scores(score(fusion, votes, weights_BT))
+        self.expert_passes += experts_asked(fusion, weights_BT)
         self.system.update(scores_BN, labels_B=labels_B)
         self.confusions.update(scores_BN, labels_B=labels_B)
         confidence_B, predicted_B = scores_BN.max(dim=1)
@@ -211,8 +163,8 @@ class _Counter:
 def _count(voters: Voters, counters: dict[str, _Counter]) -> None:
     with progress("evaluating", len(voters.positions), "images") as advance:
         for votes in voters.batches():
-            for fusion, counter in counters.items():
-                counter.update(fusion, votes)
+            for counter in counters.values():
+                counter.update(votes)
             advance(len(votes.labels_B))
 
 
@@ -231,6 +183,7 @@ def _save(
         macro={str(k): counter.system.macro(k) for k in topk},
         micro={str(k): counter.system.micro(k) for k in topk},
         right_group=counter.right_group / num_images,
+        expert_passes=counter.expert_passes / num_images,
         calibration_error=counter.calibration.expected_error(),
         groups=tuple(
             _group_result(groups, counter, t, num_images)

@@ -24,6 +24,7 @@ from deepme.core.mixture import (
     max_logit_weights,
     normalize_scores,
     oracle_weights,
+    routed_weights,
     stack,
     temper,
 )
@@ -246,3 +247,27 @@ def test_temperatures_divide_the_logits() -> None:
     halved, doubled = temper(logits, torch.tensor([2.0, 0.5]))
     assert halved.tolist() == [[0.5, 1.0]]
     assert doubled.tolist() == [[6.0]]
+
+
+class TestRouting:
+    S = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.4, 0.4], [0.1, 0.1, 0.8]])
+
+    def test_the_first_k_keep_their_weights(self) -> None:
+        kept = routed_weights(self.S, top=2)
+        assert_close(kept, torch.tensor([[0.5, 0.3, 0], [0, 0.4, 0.4], [0.1, 0, 0.8]]))
+
+    def test_one_is_hard_routing(self) -> None:
+        assert_close(routed_weights(self.S, top=1) > 0, hard_weights(self.S) > 0)
+
+    @pytest.mark.parametrize("top", [None, 3, 9])
+    def test_all_are_all(self, top: int | None) -> None:
+        assert_close(routed_weights(self.S, top=top), self.S)
+
+    def test_from_a_weight_on(self) -> None:
+        kept = routed_weights(self.S, least=0.3)
+        assert_close(kept, torch.tensor([[0.5, 0.3, 0], [0, 0.4, 0.4], [0, 0, 0.8]]))
+
+    def test_the_largest_is_asked_whatever_the_weight(self) -> None:
+        kept = routed_weights(self.S, least=1.0)
+        assert (kept > 0).any(dim=1).all()
+        assert (kept > 0).sum(dim=1).tolist() == [1, 2, 1]

@@ -281,6 +281,9 @@ class TestNumbers:
         assert result.images == len(made.labels) == 36
         assert result.classes == result.classes_tested == N
         assert result.unreadable == 0
+        asked = {"flat": 0, "attention": T}
+        weighed = (made.weights(fusion) > 0).sum(axis=1).mean()
+        assert result.expert_passes == pytest.approx(asked.get(fusion, weighed))
 
     def test_the_groups(self, made, fusion):
         result = run(made.workspace, fusion)[fusion]
