@@ -192,6 +192,12 @@ class NetworkSettings(ScheduleSettings):
         "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
     )
     image_size: int = setting(224, "pixels a side", at_least=8, at_most=4096)
+    warmup: str = setting(
+        "views",
+        "warm-up learns from new views in every epoch, or from a cache of the frozen "
+        "trunk's features that all experts share",
+        choices=("views", "cache"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

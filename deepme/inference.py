@@ -254,9 +254,10 @@ def features_of(
     features = np.empty((len(rows), training.num_features), dtype=np.float32)
     readable = np.empty(len(rows), dtype=np.bool_)
     with progress("features of training images", len(rows), "images") as advance:
-        for where, _, some_features, some_readable in _forward(
+        blocks = forward_blocks(
             network, dataset, rows, policy, compute, machine.workers
-        ):
+        )
+        for where, _, some_features, some_readable in blocks:
             features[where], readable[where] = some_features, some_readable
             advance(len(some_readable))
     return features, readable
@@ -296,7 +297,9 @@ def _compute_outputs(
         save_outputs(
             path,
             header,
-            _forward(network, dataset, rows, unreadable, compute, machine.workers),
+            forward_blocks(
+                network, dataset, rows, unreadable, compute, machine.workers
+            ),
             shape=(len(rows), len(training.outputs)),
             num_features=training.num_features if with_features else None,
             advance=advance,
@@ -312,7 +315,7 @@ def _policy(
     return UnreadableImages(split.images, len(rows), skip, machine.max_bad)
 
 
-def _forward(
+def forward_blocks(
     network: Network | AttentionNetwork,
     dataset: ImageDataset,
     rows: NDArray[np.int64],
@@ -320,6 +323,11 @@ def _forward(
     compute: Compute,
     workers: int,
 ) -> Iterator[Batch]:
+    """Ask a network about some images, in order and without augmentation.
+
+    Yields:
+        (positions, logits (B, C), features (B, d), readable (B,)).
+    """
     start = 0
     for batch in evaluation_batches(dataset, rows, BATCH_SIZE, workers):
         unreadable.record(batch.unreadable)

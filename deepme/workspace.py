@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from deepme.artifacts.evaluation import Evaluation, load_evaluation
 from deepme.artifacts.expert import Expert, load_training
@@ -27,6 +27,7 @@ from deepme.artifacts.origin import Origin, digest_of, origin_of
 from deepme.artifacts.similarity import Similarity, load_similarity
 from deepme.artifacts.split import Split, load_split
 from deepme.errors import ArtifactError, EnvironmentFault
+from deepme.progress import note
 from deepme.storage.atomic import atomic_write, cannot_write, sweep
 from deepme.storage.header import Header, reading
 from deepme.text import clean
@@ -40,6 +41,7 @@ _COMMANDS = {
     "selection.json": "deepme cluster --select",
     "split.h5": "deepme split --data IMAGES",
     "flat": "deepme train-flat",
+    "features": "deepme train-expert --warmup cache",
     "gate": "deepme train-gate",
     "routing.json": "deepme route",
     "attention": "deepme train-attention",
@@ -109,6 +111,10 @@ class Workspace:
     def outputs_path(self, subset: str, network: Expert) -> Path:
         """What a network says of a subset's images, by the folder it lies in."""
         return self.root / "outputs" / subset / f"{network.origin.path.parent.name}.h5"
+
+    def features_path(self, subset: str) -> Path:
+        """The frozen trunk's features of a subset's images."""
+        return self.root / "features" / f"{subset}.h5"
 
     def evaluation_path(self, system: str) -> Path:
         """A system's result."""
@@ -229,11 +235,17 @@ class Workspace:
         return same and not self._changed(header.made_from)
 
     @contextmanager
-    def lock(self, folder: Path | None = None) -> Iterator[None]:
+    def lock(
+        self, folder: Path | None = None, *, patient: bool = False
+    ) -> Iterator[None]:
         """Hold the writer's lock of the workspace, or of one expert's folder.
 
         Experts have locks of their own, since they are trained side by side. The lock
         dies with its holder. What killed writers left behind is swept.
+
+        Args:
+            folder: below the workspace, or the workspace itself.
+            patient: wait for whoever holds it, as long as it takes.
 
         Raises:
             EnvironmentFault: someone else holds it; the message names the process.
@@ -243,7 +255,7 @@ class Workspace:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / ".deepme.lock", timeout=LOCK_SECONDS)
-            lock.acquire()
+            _acquire(lock, holder, patient)
         except Timeout:
             raise EnvironmentFault(
                 f"{clean(str(folder))} is in use by {_read_holder(holder)}",
@@ -280,7 +292,7 @@ class Workspace:
     def _swept_with(self, folder: Path) -> list[Path]:
         if folder != self.root:
             return [folder]
-        places = ("gate", "evaluation", "figures", "outputs/*")
+        places = ("gate", "attention", "evaluation", "figures", "outputs/*")
         return [folder, *(found for place in places for found in folder.glob(place))]
 
     def _require(self, path: Path) -> None:
@@ -316,6 +328,16 @@ class Workspace:
 
     def _show(self, path: Path) -> str:
         return clean(str(path))
+
+
+def _acquire(lock: BaseFileLock, holder: Path, patient: bool) -> None:
+    try:
+        lock.acquire()
+    except Timeout:
+        if not patient:
+            raise
+        note(f"waiting for {_read_holder(holder)}")
+        lock.acquire(timeout=-1)
 
 
 def _link(source: Path, target: Path) -> None:

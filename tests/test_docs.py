@@ -99,6 +99,11 @@ def workspaces(
     assert not invoke(*retrain).code
     assert not invoke("train-gate", *learned, *common).code
     assert not invoke("train-attention", "--epochs", 0, *common).code
+    cached = Path(shutil.copytree(featured, root / "cached"))
+    frozen = ("--warmup", "cache", "--weights", "flat", "--config", tiny_config)
+    assert not invoke("train-expert", "--group", 1, *frozen, "-w", cached).code
+    for name in ("gate", "attention", "evaluation", "outputs"):
+        shutil.rmtree(cached / name)
     routed = Path(shutil.copytree(finished_workspace, root / "routed"))
     assert not invoke("route", "--config", tiny_config, "-w", routed).code
     assert not invoke("evaluate", "--fusion", "flat,attention", *common).code
@@ -107,7 +112,8 @@ def workspaces(
     assert not invoke(*compare, *trials).code
     (root / "comparison").mkdir()
     shutil.copy(root / "trials" / "comparison.json", root / "comparison")
-    return [finished_workspace, root / "own", featured, routed, root / "comparison"]
+    places = (root / "own", featured, cached, routed, root / "comparison")
+    return [finished_workspace, *places]
 
 
 def files_of(workspace: Path) -> Iterator[tuple[str, Path]]:

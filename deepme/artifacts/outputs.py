@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
-from deepme.storage.hdf5 import Block, dataset, open_hdf5, write_hdf5
+from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5
 from deepme.storage.header import Header
 
 KIND, SCHEMA = "outputs", 1
@@ -101,15 +100,7 @@ def load_outputs(path: Path, num_rows: int, num_classes: int) -> Outputs:
             features = dataset(file, "features", np.float32, (num_rows, None))
         return Outputs(
             origin=Origin(path, header, sha256),
-            logits=_mapped(path, logits),
-            features=None if features is None else _mapped(path, features),
+            logits=mapped(path, logits),
+            features=None if features is None else mapped(path, features),
             readable=dataset(file, "readable", np.bool_, (num_rows,))[()],
         )
-
-
-def _mapped(path: Path, array: h5py.Dataset) -> Any:
-    """Map a contiguous dataset; an empty one has no bytes to map."""
-    if 0 in array.shape:
-        return np.empty(array.shape, array.dtype)
-    offset = array.id.get_offset()
-    return np.memmap(path, array.dtype, "r", offset=offset, shape=array.shape)

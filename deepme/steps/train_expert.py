@@ -28,6 +28,7 @@ from deepme.training.classify import (
 from deepme.training.expert import ExpertTask
 from deepme.training.record import identifying_settings, save_result
 from deepme.training.run import Run
+from deepme.training.warmup import FrozenFeatures, frozen_features
 from deepme.workspace import Workspace
 
 
@@ -76,7 +77,19 @@ def run(
             return path
         members = groups.members[number - 1]
         require_images(similarity, split, members, f"group {number}")
-        task = _task(settings, machine, similarity, split, members, number, weights)
+        frozen = frozen_features(
+            settings,
+            identity.settings,
+            weights,
+            sources,
+            workspace,
+            split,
+            compute=choose_compute(machine, settings.precision),
+            machine=machine,
+        )
+        task = _task(
+            settings, machine, similarity, split, members, number, weights, frozen
+        )
         label = f"expert {number} ({group.name})"
         done = train(task, machine, identity, checkpoint, label)
         _save(workspace, path, groups, number, task, done)
@@ -92,6 +105,7 @@ def _task(
     members: NDArray[np.int64],
     number: int,
     weights: str,
+    frozen: FrozenFeatures | None,
 ) -> ExpertTask:
     # Other first weights for every group, from one seed.
     seeds = np.random.SeedSequence([settings.seed, number])
@@ -107,6 +121,7 @@ def _task(
         unreadable=policy_for(split, members, machine),
         workers=machine.workers,
         other_rows=others,
+        frozen=frozen,
         theta=similarity.theta(members),
     )
 

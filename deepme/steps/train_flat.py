@@ -22,6 +22,7 @@ from deepme.training.classify import (
     training_of,
 )
 from deepme.training.record import identifying_settings, save_result
+from deepme.training.warmup import frozen_features
 from deepme.workspace import Workspace
 
 
@@ -65,6 +66,16 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
             return path
         members = np.arange(len(similarity.classes))
         require_images(similarity, split, members, "the class list")
+        frozen = frozen_features(
+            settings,
+            identity.settings,
+            settings.weights,
+            [],
+            workspace,
+            split,
+            compute=compute,
+            machine=machine,
+        )
         torch.manual_seed(settings.seed)
         task = ClassifierTask(
             settings,
@@ -76,6 +87,7 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
             unreadable=policy_for(split, members, machine),
             workers=machine.workers,
             other_rows=np.empty(0, dtype=np.int64),
+            frozen=frozen,
         )
         done = train(task, machine, identity, checkpoint, "flat network")
         training = training_of(

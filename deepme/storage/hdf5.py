@@ -186,6 +186,14 @@ def dataset(
     return found
 
 
+def mapped(path: Path, array: h5py.Dataset) -> Any:
+    """Map a contiguous dataset of a file; an empty one has no bytes to map."""
+    if 0 in array.shape:
+        return np.empty(array.shape, array.dtype)
+    offset = array.id.get_offset()
+    return np.memmap(path, array.dtype, "r", offset=offset, shape=array.shape)
+
+
 def write_strings(group: h5py.Group, name: str, values: list[str]) -> None:
     """Store strings as one UTF-8 byte array and its offsets (``NAME``, ``NAME_end``).
 

@@ -24,6 +24,7 @@ from deepme.images.loading import (
 from deepme.images.unreadable import UnreadableImages
 from deepme.networks import AttentionNetwork, Network
 from deepme.training.run import Loss, Stage
+from deepme.training.warmup import FrozenFeatures
 
 S = TypeVar("S", bound=ScheduleSettings)
 
@@ -45,6 +46,7 @@ class ClassifierTask(Generic[S]):
         workers: processes that decode.
         other_rows: (M,) int64, rows of images of other classes, for the output beyond
             the classes.
+        frozen: the trunk's features for warm-up, where they are cached.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class ClassifierTask(Generic[S]):
         unreadable: UnreadableImages,
         workers: int,
         other_rows: NDArray[np.int64],
+        frozen: FrozenFeatures | None = None,
     ) -> None:
         """Move the network to the device, and list the images."""
         self.settings, self.compute, self.workers = settings, compute, workers
-        self.unreadable = unreadable
+        self.unreadable, self.frozen = unreadable, frozen
+        self.in_warmup = False
         self.num_classes = len(members)
         self.network = network.to(compute.device)
         self.dataset = ImageDataset(
@@ -83,7 +87,7 @@ class ClassifierTask(Generic[S]):
 
         λ1 is the head's weight decay, so the optimizer applies none to it.
         """
-        head_only = stage.name == "warmup"
+        head_only = self.in_warmup = stage.name == "warmup"
         trunk = self.network.trunk
         self.network.train()
         trunk.train(not head_only).requires_grad_(not head_only)
@@ -95,7 +99,15 @@ class ClassifierTask(Generic[S]):
         return groups
 
     def batches(self, epochs: range, first_step: int) -> Iterator[Batch]:
-        """Stream training views."""
+        """Stream training views, or the frozen trunk's features."""
+        if self.frozen and self.in_warmup:
+            return self.frozen.training_batches(
+                self.train_rows,
+                self.settings.batch_size,
+                seed=self.dataset.seed,
+                epochs=epochs,
+                first_step=first_step,
+            )
         return training_batches(
             self.dataset,
             self.train_rows,
@@ -108,8 +120,7 @@ class ClassifierTask(Generic[S]):
     def loss(self, batch: Batch) -> Loss:
         """Compute the objective of a batch."""
         labels_B = self._move(self.position_N[batch.labels])
-        with self.compute.autocast():
-            logits_BC, features_Bd = self.network(self._move(batch.inputs))
+        logits_BC, features_Bd = self._forward(batch)
         logits_BC = logits_BC.float()
         total, parts = self.objective(logits_BC, features_Bd.detach(), labels_B)
         return Loss(total, parts, (logits_BC.argmax(dim=1) == labels_B).sum())
@@ -139,17 +150,29 @@ class ClassifierTask(Generic[S]):
             return None
         self.network.eval()
         correct = seen = 0
-        for batch in evaluation_batches(
-            self.dataset, self.val_rows, self.settings.batch_size, self.workers
-        ):
+        for batch in self._validation_batches():
             self.unreadable.record(batch.unreadable)
-            with self.compute.autocast():
-                logits_BC, _ = self.network(self._move(batch.inputs))
+            logits_BC, _ = self._forward(batch)
             predicted_B = logits_BC[:, : self.num_classes].argmax(dim=1).cpu()
             labels_B = self.position_N[batch.labels]
             correct += int((predicted_B == labels_B).sum())
             seen += len(labels_B)
         return correct / seen if seen else None
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        size = self.settings.batch_size
+        if self.frozen and self.in_warmup:
+            return self.frozen.validation_batches(self.val_rows, size)
+        return evaluation_batches(self.dataset, self.val_rows, size, self.workers)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and features of images, or of features that are there already."""
+        inputs = self._move(batch.inputs)
+        with self.compute.autocast():
+            if self.frozen and self.in_warmup:
+                return self.network.head(inputs), inputs
+            logits_BC, features_Bd = self.network(inputs)
+        return logits_BC, features_Bd
 
     def state(self) -> dict[str, Tensor]:
         """Nothing beside the network."""

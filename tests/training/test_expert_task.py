@@ -35,15 +35,18 @@ THETA = np.array([[1, 0.0, 0.0], [0.0, 1, 0.9], [0.0, 0.9, 1]], dtype=np.float32
 @pytest.fixture
 def make(coloured: Split) -> Callable[..., ExpertTask]:
     def make_task(
-        other_rows: NDArray[np.int64] = NO_ROWS, **settings: object
+        other_rows: NDArray[np.int64] = NO_ROWS,
+        backbone: str = "vgg_small",
+        size: int = 8,
+        **settings: object,
     ) -> ExpertTask:
         torch.manual_seed(0)
         num_outputs = len(MEMBERS) + bool(len(other_rows))
         return ExpertTask(
             ExpertSettings(**({"batch_size": 7} | settings)),
-            create_network("vgg_small", num_outputs, weights="none", image_size=8),
+            create_network(backbone, num_outputs, weights="none", image_size=size),
             Compute(torch.device("cpu"), False),
-            image_size=8,
+            image_size=size,
             split=coloured,
             members=MEMBERS,
             theta=THETA,
@@ -100,7 +103,7 @@ class TestStages:
         assert list(only["params"]) == list(task.network.head.parameters())
 
     def test_dropout_stays_off_in_a_frozen_trunk(self, make):
-        task = make(backbone="test_vit", image_size=16)
+        task = make(backbone="test_vit", size=16)
         task.start(WARMUP)
         drops = [m for m in task.network.modules() if isinstance(m, nn.Dropout)]
         assert drops

@@ -25,6 +25,7 @@ from deepme.errors import (
     TrainingError,
 )
 from deepme.images.unreadable import UnreadableImages
+from deepme.networks import create_network
 from deepme.storage.header import Header
 from deepme.training import expert as expert_module
 from deepme.training.expert import ExpertTask
@@ -55,16 +56,15 @@ def make_run(
 ) -> Run:
     torch.manual_seed(3)
     task = ExpertTask(
-        ExpertSettings(
-            backbone=backbone, weights="none", image_size=size, batch_size=11
-        ),
+        ExpertSettings(batch_size=11),
+        create_network(backbone, len(MEMBERS), weights="none", image_size=size),
         Compute(torch.device("cpu"), False),
+        image_size=size,
         split=split,
         members=MEMBERS,
         theta=THETA,
         unreadable=UnreadableImages(split.images, 24, skip, 0.5),
         workers=0,
-        weights="none",
         other_rows=np.empty(0, dtype=np.int64),
     )
     for module in task.network.modules():

@@ -1,0 +1,221 @@
+"""Warm-up from a cache: the frozen trunk's features of every image, computed once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepme.artifacts.features import (
+    KIND,
+    SCHEMA,
+    Features,
+    load_features,
+    save_features,
+)
+from deepme.artifacts.features import (
+    Batch as Block,
+)
+from deepme.artifacts.origin import Origin
+from deepme.artifacts.split import Split
+from deepme.config import MachineSettings, NetworkSettings
+from deepme.devices import Compute
+from deepme.errors import EnvironmentFault, UsageError
+from deepme.images.loading import Batch, ImageDataset, epoch_order
+from deepme.images.unreadable import UnreadableImages
+from deepme.inference import forward_blocks
+from deepme.networks import Network, create_network
+from deepme.progress import note, progress
+from deepme.storage.header import Header
+from deepme.workspace import Workspace
+
+SUBSETS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """A frozen trunk's features of training and validation images.
+
+    Attributes:
+        rows: subset -> (R,) rows in the split, ascending.
+        features: subset -> R rows.
+        labels: (M,) the split's labels.
+    """
+
+    rows: dict[str, NDArray[np.int64]]
+    features: dict[str, Features]
+    labels: NDArray[np.int32]
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The files."""
+        return [features.origin for features in self.features.values()]
+
+    def batch(self, subset: str, rows: NDArray[np.int64]) -> Batch:
+        """Features of some images in place of the images."""
+        found = self.features[subset]
+        where = np.searchsorted(self.rows[subset], rows)
+        readable = found.readable[where]
+        good = rows[readable]
+        features = found.features[where[readable]].astype(np.float32)
+        return Batch(
+            inputs=torch.from_numpy(features),
+            rows=torch.from_numpy(good),
+            labels=torch.from_numpy(self.labels[good].astype(np.int64)),
+            unreadable=dict.fromkeys(
+                rows[~readable].tolist(), "could not be read for the cache of features"
+            ),
+        )
+
+    def training_batches(
+        self,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int,
+        epochs: range,
+        first_step: int,
+    ) -> Iterator[Batch]:
+        """Stream epochs in the order that images would have, from any step on."""
+        for epoch in epochs:
+            batches = epoch_order(rows, batch_size, seed=seed, epoch=epoch)
+            for some in batches[first_step:]:
+                yield self.batch("train", some)
+            first_step = 0
+
+    def validation_batches(
+        self, rows: NDArray[np.int64], batch_size: int
+    ) -> Iterator[Batch]:
+        """Stream validation images in order."""
+        for start in range(0, len(rows), batch_size):
+            yield self.batch("val", rows[start : start + batch_size])
+
+
+def frozen_features(
+    settings: NetworkSettings,
+    recorded: dict[str, object],
+    weights: str,
+    sources: Sequence[Origin],
+    workspace: Workspace,
+    split: Split,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+) -> FrozenFeatures | None:
+    """Load the cache of warm-up; compute what is missing or stale.
+
+    Args:
+        settings: of the network.
+        recorded: the settings as recorded, with the digest of a weights file.
+        weights: of the trunk: hub, or a local file.
+        sources: artifacts that the weights come from.
+        workspace: that the cache belongs to.
+        split: the images.
+        compute: the device.
+        machine: workers, and the policy for unreadable images.
+
+    Returns:
+        The features of all training and validation images, or None where the settings
+        ask for no cache or for no warm-up.
+
+    Raises:
+        UsageError: the trunk has no weights that all experts start from.
+        EnvironmentFault: the disk has no room for it.
+        InputError: an unreadable image, by the policy.
+    """
+    if settings.warmup != "cache" or not settings.warmup_epochs:
+        return None
+    if weights == "none":
+        raise UsageError(
+            "--warmup is cache and --weights is none: every expert draws its own "
+            "trunk, so there is nothing to share",
+            "use --weights hub, flat or a file, or --warmup views",
+        )
+    rows = {subset: split.rows(subset) for subset in SUBSETS}
+    # One at a time fills it; whoever comes meanwhile waits and then finds it.
+    with workspace.lock(workspace.root / "features", patient=True):
+        features = {}
+        for subset in SUBSETS:
+            header = Header(
+                kind=KIND,
+                schema_version=SCHEMA,
+                settings={
+                    "subset": subset,
+                    "precision": "bfloat16" if compute.bfloat16 else "float32",
+                    **{k: recorded[k] for k in ("backbone", "image_size", "weights")},
+                },
+                classes=split.origin.header.classes,
+                made_from=workspace.made_from(split.origin, *sources),
+            )
+            path = workspace.features_path(subset)
+            network = create_network(
+                settings.backbone,
+                1,
+                weights=weights,
+                image_size=settings.image_size,
+            )
+            if not workspace.is_current(path, header):
+                _compute(
+                    network,
+                    settings.image_size,
+                    split,
+                    rows[subset],
+                    header,
+                    workspace,
+                    compute,
+                    machine,
+                )
+            features[subset] = load_features(
+                path, len(rows[subset]), network.num_features
+            )
+    return FrozenFeatures(rows, features, split.images.label)
+
+
+def _compute(
+    network: Network,
+    image_size: int,
+    split: Split,
+    rows: NDArray[np.int64],
+    header: Header,
+    workspace: Workspace,
+    compute: Compute,
+    machine: MachineSettings,
+) -> None:
+    subset = str(header.settings["subset"])
+    path = workspace.features_path(subset)
+    shape = (len(rows), network.num_features)
+    _require_room(workspace, subset, shape)
+    policy = UnreadableImages(
+        split.images, len(rows), machine.on_bad == "skip", machine.max_bad
+    )
+    dataset = ImageDataset(split.images, size=image_size, augment=False, seed=0)
+    network.eval().to(compute.device)
+    with progress(f"frozen features of {subset}", len(rows), "images") as advance:
+        blocks: Iterator[Block] = (
+            (where, features, readable)
+            for where, _, features, readable in forward_blocks(
+                network, dataset, rows, policy, compute, machine.workers
+            )
+        )
+        save_features(path, header, blocks, shape=shape, advance=advance)
+
+
+def _require_room(workspace: Workspace, subset: str, shape: tuple[int, int]) -> None:
+    """Tell the size beforehand.
+
+    Raises:
+        EnvironmentFault: the disk has less.
+    """
+    needed = 2 * shape[0] * shape[1] + shape[0]
+    free = shutil.disk_usage(workspace.root).free
+    told = f"features of {shape[0]:,} {subset} images take {needed / 1e9:,.2f} GB"
+    if needed > free:
+        raise EnvironmentFault(
+            f"{told}, {free / 1e9:,.2f} GB are free",
+            "free some, use another --workspace, or --warmup views",
+        )
+    note(told)
