@@ -98,10 +98,14 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+@torch.no_grad()
 def set_momenta(optimizer: torch.optim.Optimizer, momenta: list[Tensor]) -> None:
     """Give an optimizer the momentum buffers that `resume` returned."""
     if not momenta:
         return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter, momentum in zip(parameters, momenta, strict=True):
-        optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+        # A fused optimizer runs through memory as it lies: with channels innermost in
+        # the weights alone it would add each weight another one's momentum.
+        buffer = torch.empty_like(parameter).copy_(momentum)
+        optimizer.state[parameter]["momentum_buffer"] = buffer

@@ -8,10 +8,9 @@ tensors and the random state, and a resumed run continues bit for bit on the CPU
 
 from __future__ import annotations
 
-import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,7 +22,11 @@ from deepme.errors import EnvironmentFault, Interrupted, TrainingError
 from deepme.images.loading import Batch
 from deepme.progress import Advance, note, progress
 from deepme.training.checkpoint import resume, save, set_momenta
-from deepme.training.run import Loss, Position, Run, Stage
+from deepme.training.run import Position, Run, Stage
+from deepme.training.stepping import Stepper
+
+SHOW_SECONDS = 1.0
+"""Between two looks at the loss, each of which makes a GPU wait."""
 
 
 def fit(run: Run) -> list[Epoch]:
@@ -61,23 +64,34 @@ def _train_stage(
     run: Run, momenta: list[Tensor], stopped: list[int], advance: Advance
 ) -> None:
     task, stage, position = run.task, run.stages[run.position.stage], run.position
-    optimizer = torch.optim.SGD(task.start(stage), lr=stage.lr)
+    # A fused optimizer can skip a step on the device (see stepping).
+    optimizer = torch.optim.SGD(task.start(stage), lr=stage.lr, fused=True)
     set_momenta(optimizer, momenta)
     before = sum(earlier.epochs for earlier in run.stages[: position.stage])
     epochs = range(before + position.epoch, before + stage.epochs)
-    saved = time.monotonic()
-    for batch in task.batches(epochs, position.step):
+    saved = shown = time.monotonic()
+    step, clock, figures = Stepper(run, optimizer), _Clock(), ""
+    for batch in clock.watch(task.batches(epochs, position.step)):
         lr = _set_lr(optimizer, stage, position, task.steps_per_epoch)
         run.unreadable.record(batch.unreadable)
         if len(batch.rows):
-            loss = _step(run, optimizer, batch)
-            position.add(loss, len(batch.rows))
+            step(batch)
         position.step += 1
-        advance(1, f"loss {position.means().get('total', 0.0):.3f}")
+        clock.images += len(batch.rows)
+        if time.monotonic() - shown > SHOW_SECONDS:
+            step.settle()
+            shown = time.monotonic()
+            loss = position.means().get("total", 0.0)
+            figures = f"{clock.rate:,.0f} images/s, loss {loss:.3f}"
+        advance(1, figures)
         if position.step == task.steps_per_epoch:
-            position = _end_epoch(run, stage, lr)
+            step.settle()
+            position = _end_epoch(run, stage, lr, clock)
+            step, clock.images = Stepper(run, optimizer), 0
+            clock.start()
         epoch_ended = position.step == 0
         if stopped or epoch_ended or time.monotonic() - saved > run.checkpoint_seconds:
+            step.settle()
             save(run, optimizer)
             saved = time.monotonic()
         if stopped:
@@ -86,32 +100,44 @@ def _train_stage(
             )
 
 
-def _step(run: Run, optimizer: torch.optim.Optimizer, batch: Batch) -> Loss:
-    """One update; nothing that is not finite reaches the weights."""
-    loss = run.task.loss(batch)
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()  # type: ignore[no-untyped-call]
-    gradients = [
-        parameter.grad
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    value = float(loss.total.detach())
-    if not math.isfinite(value) or not math.isfinite(norm):
-        place = run.position
-        raise TrainingError(
-            f"{run.label}: loss {value:g} and gradient norm {norm:g} in "
-            f"{run.stages[place.stage].name} epoch {place.epoch + 1} step "
-            f"{place.step + 1}, expected finite numbers",
-            "lower the learning rate; the last checkpoint is kept",
-        )
-    optimizer.step()
-    return loss._replace(total=loss.total.detach())
+class _Clock:
+    """Where an epoch's time goes.
+
+    Attributes:
+        images: trained on since the start.
+    """
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self.images, self._waited, self._started = 0, 0.0, time.monotonic()
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on and count the time that each was waited for."""
+        iterator = iter(batches)
+        while True:
+            before = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - before
+            if batch is None:
+                return
+            yield batch
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / max(1e-9, time.monotonic() - self._started)
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time in which no batch was there."""
+        return self._waited / max(1e-9, time.monotonic() - self._started)
 
 
-def _end_epoch(run: Run, stage: Stage, lr: float) -> Position:
+def _end_epoch(run: Run, stage: Stage, lr: float, clock: _Clock) -> Position:
+    speed = f"{clock.rate:,.0f} images/s, {clock.waiting:.0%} waiting for data"
     position, task = run.position, run.task
     task.end_epoch()
     val_top1 = task.validate()
@@ -130,7 +156,7 @@ def _end_epoch(run: Run, stage: Stage, lr: float) -> Position:
     note(
         f"{run.label}: {stage.name} epoch {epoch.epoch}/{stage.epochs}, "
         f"loss {epoch.losses.get('total', 0.0):.4f}, "
-        f"train top-1 {epoch.train_top1:.1%}{val}"
+        f"train top-1 {epoch.train_top1:.1%}{val}; {speed}"
     )
     return run.position
 

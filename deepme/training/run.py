@@ -103,14 +103,6 @@ class Position:
     correct: int = 0
     seen: int = 0
 
-    def add(self, loss: Loss, num_images: int) -> None:
-        """Count one step's figures."""
-        for name, value in {"total": loss.total, **loss.parts}.items():
-            so_far = self.sums.get(name, 0.0)
-            self.sums[name] = so_far + float(value) * num_images
-        self.correct += int(loss.correct)
-        self.seen += num_images
-
     def means(self) -> dict[str, float]:
         """Each part's mean over the images seen."""
         return {name: total / max(1, self.seen) for name, total in self.sums.items()}

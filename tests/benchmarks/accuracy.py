@@ -42,9 +42,9 @@ def row_of(result: SystemResult) -> dict[str, Any]:
     return row
 
 
-def gaps_of(results: dict[str, SystemResult], ours: str) -> dict[str, Any]:
+def gaps_of(results: dict[str, SystemResult], ours: str) -> list[dict[str, Any]]:
     """How far a system is ahead, seed by seed, in points of macro top-1."""
-    gaps: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     for name in RIVALS:
         if name not in results or name == ours:
             continue
@@ -54,13 +54,17 @@ def gaps_of(results: dict[str, SystemResult], ours: str) -> dict[str, Any]:
             for seed in results[ours].seeds
             if seed.seed in theirs
         ]
-        gaps[results[name].label] = {
-            "mean": fmean(points),
-            "least": min(points),
-            **({"sd": stdev(points)} if len(points) > 1 else {}),
-            **({"paper": PAPER[name]} if name in PAPER else {}),
-        }
-    return gaps
+        rows.append(
+            {
+                "system": results[ours].label,
+                "ahead_of": results[name].label,
+                "points": fmean(points),
+                "points_sd": stdev(points) if len(points) > 1 else "",
+                "points_least": min(points),
+                "paper": PAPER.get(name, "") if ours == "deepme" else "",
+            }
+        )
+    return rows
 
 
 def kept_of_oracle(results: dict[str, SystemResult]) -> dict[str, float]:
@@ -111,11 +115,12 @@ def main() -> None:
                 "test_images": content.test_images,
             },
             "systems": {result.label: row_of(result) for result in content.systems},
-            "ahead": {
-                results[name].label: gaps_of(results, name)
+            "ahead": [
+                row
                 for name in OURS
                 if name in results
-            },
+                for row in gaps_of(results, name)
+            ],
             "share_of_oracle": kept_of_oracle(results),
             "experts": {
                 result.label: experts_of(result)

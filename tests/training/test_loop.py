@@ -31,6 +31,7 @@ from deepme.training import expert as expert_module
 from deepme.training.expert import ExpertTask
 from deepme.training.loop import fit
 from deepme.training.run import Loss, Run, Stage
+from deepme.training.stepping import Stepper
 
 MEMBERS = np.array([0, 1, 2])
 THETA = np.array([[1, 0.9, 0.1], [0.9, 1, 0.1], [0.1, 0.1, 1]], dtype=np.float32)
@@ -265,6 +266,29 @@ class TestStops:
         assert f"in {epoch} step {place}," in str(caught.value)
         for name, value in run.task.network.named_parameters():
             assert torch.equal(value, reached[0][name])
+
+    def test_a_device_that_is_ahead_skips_the_step_and_stops_later(
+        self, coloured, tmp_path, monkeypatch
+    ):
+        """As on a GPU, where the host looks at a step when others have followed."""
+        run = make_run(coloured, tmp_path, checkpoint_seconds=1000)
+        optimizer = torch.optim.SGD(run.task.start(run.stages[1]), lr=0.01, fused=True)
+        step = Stepper(run, optimizer)
+        step._ahead = 3
+        batches = list(run.task.batches(range(3), 0))
+        step(batches[0])
+        before = {k: v.clone() for k, v in run.task.network.named_parameters()}
+        monkeypatch.setattr(expert_module, "expert_objective", BROKEN["gradient"])
+        run.position.step = 1
+        step(batches[1])
+        for name, value in run.task.network.named_parameters():
+            assert torch.equal(value, before[name])
+        monkeypatch.undo()
+        run.position.step = 2
+        step(batches[2])
+        assert all(p.isfinite().all() for p in run.task.network.parameters())
+        with pytest.raises(TrainingError, match="in warmup epoch 1 step 2, expected"):
+            step.settle()
 
     def test_the_checkpoint_before_is_kept(self, coloured, tmp_path, monkeypatch):
         run = make_run(coloured, tmp_path)
