@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -56,7 +57,29 @@ def choose_compute(machine: MachineSettings, precision: str) -> Compute:
             f"--device is {clean(device)}, expected auto or one of {', '.join(allowed)}"
         )
     chosen = torch.device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     bfloat16 = precision == "bfloat16" or (
         precision == "auto" and chosen.type == "cuda"
     )
     return Compute(chosen, bfloat16)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep the memory that a training step frees for the next step.
+
+    By default it gives large blocks back to the system at once, and every step then
+    pays a page fault for each of their pages: a tenth of the time of a small network's
+    step, more on virtual machines (docs/benchmarks, training-step).
+
+    Returns:
+        Whether the C library took the settings; others than glibc do not know them.
+    """
+    # From malloc.h: top pad, mmap threshold (32 MB is its upper limit), trim threshold.
+    settings = {-2: 64 * 2**20, -3: 32 * 2**20, -1: 2**31 - 1}
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    taken = [mallopt(name, value) for name, value in settings.items()]
+    return all(taken)

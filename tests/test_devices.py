@@ -1,0 +1,40 @@
+"""The device, and what a process is told about its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from deepme.devices import keep_freed_memory
+
+FAULTS = """
+import resource, torch
+from deepme.devices import keep_freed_memory
+{before}
+for _ in range(60):
+    [torch.ones(1_000_000) for _ in range(4)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def faults(before: str) -> int:
+    """Page faults of a process that allocates 16 MB sixty times."""
+    code = FAULTS.format(before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
+def test_freed_memory_is_used_again():
+    # 16 MB are 4,096 pages.
+    assert faults("assert keep_freed_memory()") < faults("") - 100_000
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert keep_freed_memory() is False
