@@ -208,6 +208,12 @@ def train_expert(
         str,
         typer.Option(metavar="WHICH", help="a group's number, a list (1-5,9), or all"),
     ],
+    print_sbatch: Annotated[
+        bool,
+        typer.Option(
+            "--print-sbatch", help="print a SLURM array script instead of training"
+        ),
+    ] = False,
     workspace: Where = HERE,
     settings: ExpertSettings,
     machine: MachineSettings,
@@ -216,17 +222,18 @@ def train_expert(
 
     Example: deepme train-expert --group 3
     """
-    from deepme.steps.train_expert import run
+    from deepme.experts import sbatch, train
 
     where = open_workspace(workspace)
     groups = where.groups()
     numbers = tuple(range(1, groups.num_groups + 1))
     if group != "all":
         numbers = parse_numbers("--group", group)
-    for number in numbers:
-        groups.group(number)
-    for number in numbers:
-        typer.echo(run(settings, machine, where, number))
+    if print_sbatch:
+        typer.echo(sbatch(settings, machine, where, numbers), nl=False)
+        return
+    for path in train(settings, machine, where, numbers):
+        typer.echo(path)
 
 
 @app.command()
@@ -239,20 +246,6 @@ def train_gate(
     Example: deepme train-gate
     """
     from deepme.steps.train_gate import run
-
-    typer.echo(run(settings, machine, open_workspace(workspace)))
-
-
-@app.command()
-@takes_settings
-def train_attention(
-    *, workspace: Where = HERE, settings: AttentionSettings, machine: MachineSettings
-) -> None:
-    """Train one head on all experts' features, and the experts with it.
-
-    Example: deepme train-attention --epochs 0
-    """
-    from deepme.steps.train_attention import run
 
     typer.echo(run(settings, machine, open_workspace(workspace)))
 
@@ -278,29 +271,6 @@ def evaluate(
         print_json([asdict(result) for result in results])
     else:
         print_results(results)
-
-
-@app.command()
-@takes_settings
-def route(
-    *,
-    workspace: Where = HERE,
-    json: AsJson = False,
-    settings: RouteSettings,
-    machine: MachineSettings,
-) -> None:
-    """Find how few experts an image needs to be shown to, on validation images.
-
-    Example: deepme route --tolerance 0.002
-    """
-    from deepme.steps.route import run
-    from deepme.tables import print_json, print_routing
-
-    content = run(settings, machine, open_workspace(workspace))
-    if json:
-        print_json(asdict(content))
-    else:
-        print_routing(content)
 
 
 @app.command()
@@ -338,6 +308,43 @@ def train_flat(
     from deepme.steps.train_flat import run
 
     typer.echo(run(settings, machine, open_workspace(workspace)))
+
+
+@app.command()
+@takes_settings
+def train_attention(
+    *, workspace: Where = HERE, settings: AttentionSettings, machine: MachineSettings
+) -> None:
+    """Train one head on all experts' features, and the experts with it.
+
+    Example: deepme train-attention --epochs 0
+    """
+    from deepme.steps.train_attention import run
+
+    typer.echo(run(settings, machine, open_workspace(workspace)))
+
+
+@app.command()
+@takes_settings
+def route(
+    *,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: RouteSettings,
+    machine: MachineSettings,
+) -> None:
+    """Find how few experts an image needs to be shown to, on validation images.
+
+    Example: deepme route --tolerance 0.002
+    """
+    from deepme.steps.route import run
+    from deepme.tables import print_json, print_routing
+
+    content = run(settings, machine, open_workspace(workspace))
+    if json:
+        print_json(asdict(content))
+    else:
+        print_routing(content)
 
 
 app.command()(takes_settings(whole.run))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from deepme import experts
 from deepme.artifacts.comparison import (
     KIND,
     SCHEMA,
@@ -35,7 +36,6 @@ from deepme.steps import (
     similarity,
     split,
     train_attention,
-    train_expert,
     train_flat,
     train_gate,
 )
@@ -196,8 +196,8 @@ def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
         train_flat.run(recipe.flat, machine, place)
     groups = cluster.run(recipe.cluster, machine, place)
     if not NEEDS_NO_EXPERT.issuperset(trial.fusions):
-        for group in groups.groups:
-            train_expert.run(recipe.expert, machine, place, group.number)
+        numbers = [group.number for group in groups.groups]
+        experts.train(recipe.expert, machine, place, numbers)
     if not NEEDS_GATE.isdisjoint(trial.fusions):
         train_gate.run(recipe.gate, machine, place)
     if "attention" in trial.fusions:

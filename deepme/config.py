@@ -247,7 +247,7 @@ class ExpertSettings(NetworkSettings):
         0.5, "share of the old Ω kept at each epoch's update", at_least=0, at_most=0.999
     )
     others: float = setting(
-        0,
+        0.0,
         "images of other groups, as a share of the group's own, that teach an extra "
         "output: none of these",
         at_least=0,
@@ -387,6 +387,12 @@ class MachineSettings(Settings):
         at_least=0,
         at_most=1024,
     )
+    jobs: int = setting(
+        0,
+        "experts trained at the same time, each in its process; 0 takes one a GPU",
+        at_least=0,
+        at_most=1024,
+    )
     on_bad: str = setting(
         "stop", "an unreadable image: stop, or skip it and list it",
         choices=("stop", "skip"),
@@ -395,7 +401,7 @@ class MachineSettings(Settings):
         0.001, "with --on-bad skip: largest share of bad images", at_least=0, at_most=1
     )
     checkpoint_minutes: float = setting(
-        10, "longest time between two checkpoints", above=0
+        10.0, "longest time between two checkpoints", above=0
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepme import experts
 from deepme.artifacts.evaluation import EvaluationContent
 from deepme.artifacts.groups import GroupsContent
 from deepme.images.index import class_folders
@@ -17,7 +18,6 @@ from deepme.steps import (
     similarity,
     split,
     train_attention,
-    train_expert,
     train_flat,
     train_gate,
 )
@@ -81,8 +81,8 @@ def run_all(
     for concern in cluster.concerns(recipe.cluster, groups):
         warn(concern)
     announce("train-expert")
-    for group in groups.groups:
-        train_expert.run(recipe.expert, recipe.machine, workspace, group.number)
+    numbers = [group.number for group in groups.groups]
+    experts.train(recipe.expert, recipe.machine, workspace, numbers)
     announce("train-gate")
     train_gate.run(recipe.gate, recipe.machine, workspace)
     if attends:

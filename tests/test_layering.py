@@ -23,6 +23,7 @@ FLOORS = (
     ("training",),
     ("scoring", "affinity"),
     ("steps",),
+    ("experts",),
     ("pipeline",),
     ("demo", "comparison"),
     ("options", "tables", "cli_errors"),
@@ -49,7 +50,7 @@ KEEPERS = {
     "safetensors": ("storage.tensors", "networks"),
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),
     "torch": (
-        *("core", "devices", "images.loading", "inference", "networks"),
+        *("core", "devices", "experts", "images.loading", "inference", "networks"),
         *("scoring", "steps", "storage.tensors", "training"),
     ),
 }
