@@ -349,4 +349,5 @@ def route(
 
 app.command()(takes_settings(whole.run))
 app.command()(takes_settings(whole.compare))
+app.command()(takes_settings(whole.plan))
 app.command()(whole.demo)

@@ -49,6 +49,30 @@ def run(
     _print_outcome(outcome, json)
 
 
+def plan(
+    *,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: Recipe,
+) -> None:
+    """Say what a run will take on this machine, before it is started.
+
+    Needs similarity, cluster and split, which take minutes; measures a few training
+    steps and a few hundred images.
+
+    Example: deepme plan --config settings.toml
+    """
+    from deepme.planning import plan
+    from deepme.tables import print_json, print_plan
+
+    found = plan(settings, open_workspace(workspace))
+    if json:
+        total = {"seconds": found.seconds, "disk": found.disk}
+        print_json(asdict(found) | total)
+    else:
+        print_plan(found)
+
+
 def compare(
     *,
     data: Annotated[

@@ -68,7 +68,7 @@ def train(
     groups = workspace.groups()
     for number in numbers:
         groups.group(number)
-    slots = _slots(machine, len(numbers))
+    slots = slots_of(machine, len(numbers))
     if len(slots) > 1:
         sizes = {number: len(groups.group(number).classes) for number in numbers}
         failed = _side_by_side(settings, slots, workspace, sizes)
@@ -134,8 +134,13 @@ def _options(stage: Settings) -> list[str]:
     return options
 
 
-def _slots(machine: MachineSettings, num_groups: int) -> list[MachineSettings]:
-    """Where each of the processes trains that may do so at a time."""
+def slots_of(machine: MachineSettings, num_groups: int) -> list[MachineSettings]:
+    """Settings of each of the processes that may train at a time.
+
+    Args:
+        machine: the user's; ``jobs`` 0 takes as many as there are GPUs.
+        num_groups: more processes than groups are of no use.
+    """
     gpus = torch.cuda.device_count() if machine.device in ("auto", "cuda") else 0
     jobs = machine.jobs or max(1, gpus)
     jobs = min(jobs, num_groups)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.groups import GroupsContent
     from deepme.artifacts.routing import RoutingContent
     from deepme.artifacts.selection import SelectionContent
+    from deepme.planning import Plan
     from deepme.steps.split import SplitReport
 
 _PIPE_WIDTH = 240
@@ -171,6 +172,42 @@ def print_routing(content: RoutingContent) -> None:
         f"{content.best.options}, {content.experts / content.best.passes:.1f} times "
         f"fewer expert passes than all {content.experts}"
     )
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what each stage takes, and what was measured."""
+    rows = [
+        (
+            stage.command,
+            f"{stage.passes:,}",
+            _duration(stage.seconds),
+            f"{stage.disk / 1e9:,.2f}",
+        )
+        for stage in plan.stages
+    ]
+    rows.append(("in all", "", _duration(plan.seconds), f"{plan.disk / 1e9:,.2f}"))
+    _print_table(("stage", "images through a network", "time", "GB"), rows, "lrrr")
+    speed = plan.speed
+    print(
+        f"{plan.classes:,} classes, {plan.groups} groups, "
+        f"{counted(plan.images['train'], 'training image')}, {plan.largest:,} in the "
+        f"largest group; {counted(plan.at_a_time, 'expert')} at a time"
+    )
+    print(
+        f"measured on {plan.device}: {speed.training:,.0f} images/s in training, "
+        f"{speed.forward:,.0f} forward, {speed.loading:,.0f} loaded by one process; "
+        f"{speed.memory / 1e9:,.2f} GB of memory; "
+        f"{plan.free / 1e9:,.1f} GB of disk free"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """A length of time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def print_comparison(content: ComparisonContent) -> None:

@@ -120,20 +120,20 @@ def test_stopped_by_a_signal_all_keep_their_checkpoints(untrained, options):
 
 def test_processes_share_the_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    slots = experts._slots(MachineSettings(), 5)
+    slots = experts.slots_of(MachineSettings(), 5)
     assert [slot.device for slot in slots] == ["cuda:0", "cuda:1"]
-    slots = experts._slots(MachineSettings(jobs=4), 3)
+    slots = experts.slots_of(MachineSettings(jobs=4), 3)
     assert [slot.device for slot in slots] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert len(experts._slots(MachineSettings(device="cuda:1"), 5)) == 1
-    assert len(experts._slots(MachineSettings(), 1)) == 1
-    assert experts._slots(MachineSettings(device="cpu"), 5)[0].jobs == 1
+    assert len(experts.slots_of(MachineSettings(device="cuda:1"), 5)) == 1
+    assert len(experts.slots_of(MachineSettings(), 1)) == 1
+    assert experts.slots_of(MachineSettings(device="cpu"), 5)[0].jobs == 1
 
 
 def test_side_by_side_on_a_cpu_they_divide_its_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    slots = experts._slots(MachineSettings(device="cpu", jobs=3), 9)
+    slots = experts.slots_of(MachineSettings(device="cpu", jobs=3), 9)
     assert [slot.threads for slot in slots] == [2, 2, 2]
-    slots = experts._slots(MachineSettings(device="cpu", jobs=2, threads=5), 9)
+    slots = experts.slots_of(MachineSettings(device="cpu", jobs=2, threads=5), 9)
     assert [slot.threads for slot in slots] == [5, 5]
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     ("scoring", "affinity"),
     ("steps",),
     ("experts",),
-    ("pipeline",),
+    ("pipeline", "planning"),
     ("demo", "comparison"),
     ("options", "tables", "cli_errors"),
     ("cli_whole",),
@@ -51,7 +51,7 @@ KEEPERS = {
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),
     "torch": (
         *("core", "devices", "experts", "images.loading", "inference", "networks"),
-        *("scoring", "steps", "storage.tensors", "training"),
+        *("planning", "scoring", "steps", "storage.tensors", "training"),
     ),
 }
 
