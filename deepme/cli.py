@@ -350,4 +350,5 @@ def route(
 app.command()(takes_settings(whole.run))
 app.command()(takes_settings(whole.compare))
 app.command()(takes_settings(whole.plan))
+app.command()(whole.verify)
 app.command()(whole.demo)

@@ -73,6 +73,25 @@ def plan(
         print_plan(found)
 
 
+def verify(*, workspace: Where = HERE, json: AsJson = False) -> None:
+    """Check every artifact: its content, and whether it fits what it was made from.
+
+    Ends with 2 if any is corrupt or stale, and says which commands to rerun.
+
+    Example: deepme verify -w workspace
+    """
+    from deepme.tables import print_json, print_verdicts
+    from deepme.verifying import verify
+
+    verdicts = verify(open_workspace(workspace))
+    if json:
+        print_json([asdict(verdict) for verdict in verdicts])
+    else:
+        print_verdicts(verdicts)
+    if any(verdict.state in ("corrupt", "stale") for verdict in verdicts):
+        raise typer.Exit(2)
+
+
 def compare(
     *,
     data: Annotated[

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.selection import SelectionContent
     from deepme.planning import Plan
     from deepme.steps.split import SplitReport
+    from deepme.verifying import Verdict
 
 _PIPE_WIDTH = 240
 
@@ -208,6 +209,16 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Print what is wrong, and how much is intact."""
+    wrong = [verdict for verdict in verdicts if verdict.state != "intact"]
+    if wrong:
+        rows = [(v.file, v.state, v.reason, v.command) for v in wrong]
+        _print_table(("file", "state", "why", "rerun"), rows, "llll")
+    intact = len(verdicts) - len(wrong)
+    print(f"{intact:,} of {counted(len(verdicts), 'file')} intact")
 
 
 def print_comparison(content: ComparisonContent) -> None:

@@ -232,7 +232,7 @@ class Workspace:
             and header.classes == expected.classes
             and expected.made_from.items() <= header.made_from.items()
         )
-        return same and not self._changed(header.made_from)
+        return same and not self.changed(header.made_from)
 
     @contextmanager
     def lock(
@@ -292,7 +292,7 @@ class Workspace:
     def _swept_with(self, folder: Path) -> list[Path]:
         if folder != self.root:
             return [folder]
-        places = ("gate", "attention", "evaluation", "figures", "outputs/*")
+        places = ("gate", "evaluation", "figures", "outputs/*")
         return [folder, *(found for place in places for found in folder.glob(place))]
 
     def _require(self, path: Path) -> None:
@@ -304,7 +304,7 @@ class Workspace:
             )
 
     def _check(self, origin: Origin) -> None:
-        changed = self._changed(origin.header.made_from)
+        changed = self.changed(origin.header.made_from)
         if changed:
             command = self.command_for(origin.path)
             if origin.header.kind == "evaluation":
@@ -315,7 +315,7 @@ class Workspace:
                 f"rerun `{clean(command)}`",
             )
 
-    def _changed(self, made_from: dict[str, str]) -> str:
+    def changed(self, made_from: dict[str, str]) -> str:
         """The first recorded input that is no longer what it was, or nothing."""
         for name, sha256 in made_from.items():
             try:

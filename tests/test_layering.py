@@ -19,7 +19,7 @@ FLOORS = (
     ("core", "settings", "progress", "storage", "figures"),
     ("config", "wordnet", "artifacts", "networks"),
     ("workspace", "images", "devices", "config_file", "systems"),
-    ("inference", "recipe"),
+    ("inference", "recipe", "verifying"),
     ("training",),
     ("scoring", "affinity"),
     ("steps",),

@@ -93,6 +93,25 @@ def read_tensors(
     return parsed, tensors, digest
 
 
+def tensors_header(path: Path) -> tuple[Header, str]:
+    """Read header and sha256 of a tensor artifact of any kind, content checked.
+
+    Raises:
+        ArtifactError: missing or corrupt.
+    """
+    require_file(path)
+    try:
+        with _open(path) as file:
+            header, digest = _read_metadata(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        same = digest == _digest(header, tensors)
+    except _MALFORMED as error:
+        raise corrupt(path, f"no deepme tensors ({type(error).__name__})") from error
+    if not same:
+        raise corrupt(path, "its content does not match its sha256")
+    return parse_header(header, path), digest
+
+
 def tensors_digest(path: Path) -> str:
     """The sha256 a tensor artifact was written with; the tensors are not read."""
     require_file(path)

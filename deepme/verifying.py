@@ -1,0 +1,99 @@
+"""verify: every artifact of a workspace, its content and its lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepme.artifacts.origin import origin_of
+from deepme.errors import ArtifactError, InputError
+from deepme.progress import progress
+from deepme.storage.header import Header
+from deepme.storage.tensors import tensors_header
+from deepme.text import clean
+from deepme.workspace import Workspace
+
+PATTERNS = (
+    *("*.h5", "*.json", "flat/*", "gate/*", "attention/*", "experts/*/*"),
+    *("features/*", "outputs/*/*", "evaluation/*"),
+)
+SUFFIXES = (".h5", ".json", ".safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was found of one file.
+
+    Attributes:
+        file: its path within the workspace.
+        state: ``intact``, ``stale`` (what it was made from has changed), ``corrupt``,
+            or ``unfinished`` (a checkpoint).
+        reason: why, or empty.
+        command: that makes it anew, or empty.
+    """
+
+    file: str
+    state: str
+    reason: str
+    command: str
+
+
+def verify(workspace: Workspace) -> list[Verdict]:
+    """Read every artifact of a workspace; check seals, contents and lineage.
+
+    Args:
+        workspace: nothing in it is changed.
+
+    Returns:
+        A verdict for each file, by path.
+
+    Raises:
+        InputError: the folder holds no artifact.
+    """
+    paths = sorted(
+        {
+            path
+            for pattern in PATTERNS
+            for path in workspace.root.glob(pattern)
+            if path.suffix in SUFFIXES and not path.name.startswith(".")
+        }
+    )
+    if not paths:
+        raise InputError(
+            f"{clean(str(workspace.root))} holds no artifact of deepme",
+            "name a workspace",
+        )
+    verdicts = []
+    with progress("verifying", len(paths), "files") as advance:
+        for path in paths:
+            verdicts.append(_verdict(workspace, path))
+            advance(1)
+    return verdicts
+
+
+def _verdict(workspace: Workspace, path: Path) -> Verdict:
+    name = workspace.name_of(path)
+    try:
+        command = workspace.command_for(path)
+    except KeyError:
+        command = ""
+    try:
+        header = _reader(path)(path)
+    except ArtifactError as error:
+        return Verdict(
+            file=name, state="corrupt", reason=str(error.args[0]), command=command
+        )
+    if header.kind == "checkpoint":
+        reason = "a training that has not ended"
+        return Verdict(file=name, state="unfinished", reason=reason, command=command)
+    if changed := workspace.changed(header.made_from):
+        reason = f"{clean(changed)} has changed since it was made"
+        return Verdict(file=name, state="stale", reason=reason, command=command)
+    return Verdict(file=name, state="intact", reason="", command="")
+
+
+def _reader(path: Path) -> Callable[[Path], Header]:
+    if path.suffix == ".safetensors":
+        return lambda file: tensors_header(file)[0]
+    return lambda file: origin_of(file).header
