@@ -7,7 +7,7 @@ Each system is sorted by itself, so a rank is not the same class in two systems.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ from deepme.figures.style import PALETTE, house_style, new_plot
 from deepme.text import shorten
 
 _FEW = 60
+_MANY = 5
+"""Systems beside which a legend hides no line."""
 _DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
 
@@ -45,7 +47,8 @@ def plot_class_accuracy(
             f"systems have {sorted(sizes)} classes, expected one number above 0"
         )
     num_classes = sizes.pop()
-    figure, axes = new_plot(8, 4.8)
+    crowded = len(accuracies) > _MANY
+    figure, axes = new_plot(11.5 if crowded else 8, max(4.8, 0.24 * len(accuracies)))
     for i, (name, accuracy_N) in enumerate(accuracies.items()):
         label = f"{np.mean(accuracy_N):.1%}  {shorten(name, 40)}"
         # Thinner from line to line, so that one under another shows on both sides.
@@ -62,7 +65,8 @@ def plot_class_accuracy(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.grid(True)
-    axes.legend(title="macro mean", alignment="left")
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    axes.legend(title="macro mean", alignment="left", **(place if crowded else {}))
     return figure
 
 
