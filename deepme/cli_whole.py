@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deepme.config import MachineSettings, PredictSettings
+from deepme.errors import UsageError
 from deepme.options import HERE, AsJson, Where, open_workspace
 from deepme.recipe import Recipe
 from deepme.systems import PAPER, SYSTEMS
@@ -90,6 +93,45 @@ def verify(*, workspace: Where = HERE, json: AsJson = False) -> None:
         print_verdicts(verdicts)
     if any(verdict.state in ("corrupt", "stale") for verdict in verdicts):
         raise typer.Exit(2)
+
+
+def predict(
+    *,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="image files, folders of them, or - for paths on standard input",
+        ),
+    ],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="show what each expert says by itself")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="print a line a guess")] = False,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: PredictSettings,
+    machine: MachineSettings,
+) -> None:
+    """Say what is on some images, and which experts were trusted.
+
+    Example: deepme predict IMAGES --topk 3
+    """
+    from deepme.predicting import find, predict
+    from deepme.tables import print_csv, print_json, print_predictions
+
+    if json and csv:
+        raise UsageError("--json and --csv are given, expected one of them")
+    paths = find(images, sys.stdin)
+    found = predict(
+        settings, machine, open_workspace(workspace), paths, explain=explain
+    )
+    if json:
+        print_json([asdict(prediction) for prediction in found])
+    elif csv:
+        print_csv(found)
+    else:
+        print_predictions(found)
 
 
 def compare(

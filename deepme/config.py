@@ -354,6 +354,32 @@ class AttentionSettings(ScheduleSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictSettings(Settings):
+    """What is said of a user's images, and by whom."""
+
+    section: ClassVar[str] = "predict"
+
+    guesses: int = setting(5, "guesses an image", option="topk", at_least=1)
+    answer_by: str = setting(
+        "gate",
+        "who answers",
+        option="fusion",
+        choices=("gate", "attention", "flat"),
+    )
+    route_top: int | None = setting(
+        None,
+        "ask only the N experts that the gate trusts most (default: all)",
+        at_least=1,
+    )
+    route_least: float = setting(
+        0.0,
+        "ask only experts whose weight reaches this, or the first",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouteSettings(Settings):
     """How few experts an image needs to be shown to."""
 

@@ -15,6 +15,7 @@ from deepme.config import (
     FlatSettings,
     GateSettings,
     MachineSettings,
+    PredictSettings,
     RouteSettings,
     SelectSettings,
     SimilaritySettings,
@@ -36,6 +37,7 @@ STAGES: tuple[type[Settings], ...] = (
     MachineSettings,
     EvaluateSettings,
     RouteSettings,
+    PredictSettings,
 )
 
 

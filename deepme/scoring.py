@@ -228,8 +228,9 @@ class Voters:
         network = build_gate(settings, self.workspace, self.groups, size, "none")
         wanted = network.state_dict()
         network.load_state_dict(load_weights(self.gate, self.gate.weights, wanted))
+        network.eval().requires_grad_(False)
         temperature_T = temperature_of(network)
-        network.eval().to(compute.device)
+        network.to(compute.device)
         dataset = ImageDataset(self.split.images, size=size, augment=False, seed=0)
         policy = UnreadableImages(self.split.images, len(positions), False, 0.0)
         workers = self.machine.workers

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.routing import RoutingContent
     from deepme.artifacts.selection import SelectionContent
     from deepme.planning import Plan
+    from deepme.predicting import Label, Prediction
     from deepme.steps.split import SplitReport
     from deepme.verifying import Verdict
 
@@ -219,6 +221,39 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         _print_table(("file", "state", "why", "rerun"), rows, "llll")
     intact = len(verdicts) - len(wrong)
     print(f"{intact:,} of {counted(len(verdicts), 'file')} intact")
+
+
+def print_predictions(predictions: Iterable[Prediction]) -> None:
+    """Print each image as it is done: its guesses, and the experts that were asked."""
+    for prediction in predictions:
+        print(clean(prediction.path))
+        for label in prediction.labels:
+            print(_guess(label))
+        for voice in prediction.experts:
+            print(f"    {voice.weight:6.1%}  expert {voice.group} {clean(voice.name)}")
+            for label in voice.labels:
+                print(f"          {_guess(label)}")
+
+
+def _guess(label: Label) -> str:
+    return f"  {label.probability:6.1%}  {clean(label.name)}  ({clean(label.label)})"
+
+
+def print_csv(predictions: Iterable[Prediction]) -> None:
+    """Print one line a guess, with a header."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("path", "rank", "class", "name", "probability"))
+    for prediction in predictions:
+        for rank, label in enumerate(prediction.labels, start=1):
+            texts = (prediction.path, str(rank), label.label, label.name)
+            row = [_cell(text) for text in texts]
+            writer.writerow([*row, f"{label.probability:.6f}"])
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    text = clean(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_comparison(content: ComparisonContent) -> None:

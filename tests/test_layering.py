@@ -21,10 +21,10 @@ FLOORS = (
     ("workspace", "images", "devices", "config_file", "systems"),
     ("inference", "recipe", "verifying"),
     ("training",),
-    ("scoring", "affinity"),
+    ("scoring", "affinity", "mixture"),
     ("steps",),
     ("experts",),
-    ("pipeline", "planning"),
+    ("pipeline", "planning", "predicting"),
     ("demo", "comparison"),
     ("options", "tables", "cli_errors"),
     ("cli_whole",),
@@ -51,7 +51,8 @@ KEEPERS = {
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),
     "torch": (
         *("core", "devices", "experts", "images.loading", "inference", "networks"),
-        *("planning", "scoring", "steps", "storage.tensors", "training"),
+        *("mixture", "planning", "predicting", "scoring", "steps"),
+        *("storage.tensors", "training"),
     ),
 }
 
