@@ -41,7 +41,14 @@ from deepme.steps import (
 )
 from deepme.storage.header import Header
 from deepme.storage.tensors import read_tensors
-from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT, SYSTEMS, System
+from deepme.systems import (
+    NEEDS_FLAT,
+    NEEDS_GATE,
+    NEEDS_NO_EXPERT,
+    SYSTEMS,
+    WHOLE,
+    System,
+)
 from deepme.workspace import Workspace
 
 _ROOTS = ("similarity.h5", "split.h5")
@@ -269,9 +276,11 @@ class _Table:
             if SYSTEMS[name].fusion not in NEEDS_NO_EXPERT
         ]
         if mixtures:
-            first = mixtures[0]
-            result = self.evaluations[first][0]
-            figures["groups"] = plot_accuracy.group_map(self.places[first].groups())
+            groups = self.places[mixtures[0]].groups()
+            figures["groups"] = plot_accuracy.group_map(groups)
+        asked = [name for name in mixtures if SYSTEMS[name].fusion not in WHOLE]
+        if asked:
+            result = self.evaluations[asked[0]][0]
             figures["expert-accuracy"] = plot_accuracy.expert_accuracy(result, k)
         return plot_accuracy.save_figures(self.workspace, figures)
 

@@ -354,18 +354,9 @@ class AttentionSettings(ScheduleSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(Settings):
-    """What is said of a user's images, and by whom."""
+class RoutedSettings(Settings):
+    """To which experts an image is shown (method section 4)."""
 
-    section: ClassVar[str] = "predict"
-
-    guesses: int = setting(5, "guesses an image", option="topk", at_least=1)
-    answer_by: str = setting(
-        "gate",
-        "who answers",
-        option="fusion",
-        choices=("gate", "attention", "flat"),
-    )
     route_top: int | None = setting(
         None,
         "ask only the N experts that the gate trusts most (default: all)",
@@ -376,6 +367,21 @@ class PredictSettings(Settings):
         "ask only experts whose weight reaches this, or the first",
         at_least=0,
         at_most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(RoutedSettings):
+    """What is said of a user's images, and by whom."""
+
+    section: ClassVar[str] = "predict"
+
+    guesses: int = setting(5, "guesses an image", option="topk", at_least=1)
+    answer_by: str = setting(
+        "gate",
+        "who answers",
+        option="fusion",
+        choices=("gate", "attention", "flat"),
     )
 
 
@@ -445,7 +451,7 @@ FUSIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(RoutedSettings):
     """What is measured on the test images."""
 
     section: ClassVar[str] = "evaluate"
@@ -453,17 +459,6 @@ class EvaluateSettings(Settings):
     topk: tuple[int, ...] = setting((1, 3, 5), "ranks of the top-k accuracies")
     fusion: tuple[str, ...] = setting(
         ("gate",), f"how the experts are weighed: {', '.join(FUSIONS)}"
-    )
-    route_top: int | None = setting(
-        None,
-        "ask only the N experts that the gate trusts most (default: all)",
-        at_least=1,
-    )
-    route_least: float = setting(
-        0.0,
-        "ask only experts whose weight reaches this, or the first",
-        at_least=0,
-        at_most=1,
     )
 
     def __post_init__(self) -> None:

@@ -150,6 +150,12 @@ class TestTable:
         gate = cost["deepme"]["inference_gflop"] - cost["oracle"]["inference_gflop"]
         assert gate == pytest.approx(flat["inference_gflop"], rel=0.05)
         assert cost["hard"] == cost["deepme"]
+        oracle, attention = cost["oracle"], cost["attention"]
+        assert attention["inference_gflop"] == pytest.approx(
+            oracle["inference_gflop"], rel=0.05
+        )
+        assert attention["training_gflop"] > oracle["training_gflop"]
+        assert cost["joint"]["training_gflop"] > attention["training_gflop"]
         assert cost["hd-cnn"]["parameters"] > cost["mixdcnn"]["parameters"]
 
     def test_what_is_shared_is_trained_once(self, whole):
@@ -166,6 +172,14 @@ class TestTable:
             assert (path / "split.h5").stat().st_ino == (
                 root / "split.h5"
             ).stat().st_ino
+
+
+def test_attention_alone_has_no_figure_of_experts(tmp_path, compare):
+    table = compare(tmp_path, "--systems", "attention", "--seeds", 1)
+    names = {Path(path).stem for path in table["figures"]}
+    assert names == {"class-accuracy", "groups"}
+    (only,) = table["systems"]
+    assert only["cost"]["training_gflop"] > only["cost"]["inference_gflop"] > 0
 
 
 class TestAgain:

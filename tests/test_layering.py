@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "deepme"
 # From the ground up.
 FLOORS = (
     ("deepme", "errors", "text"),
-    ("core", "settings", "progress", "storage", "figures"),
+    ("core", "settings", "progress", "storage", "figures", "small_vgg"),
     ("config", "wordnet", "artifacts", "networks"),
     ("workspace", "images", "devices", "config_file", "systems"),
     ("inference", "recipe", "verifying"),
@@ -40,7 +40,7 @@ KNOWS = {"config": ("settings", "errors", "text"), "figures": ("text",)}
 
 # Who may import what is heavy, or belongs to one task only.
 KEEPERS = {
-    "timm": ("networks", "training.record"),
+    "timm": ("networks", "small_vgg", "training.record"),
     "torchvision": ("networks", "training.record"),
     "nltk": ("wordnet.nltk_reader",),
     "typer": ("cli", "cli_errors", "cli_whole", "options"),
@@ -52,7 +52,7 @@ KEEPERS = {
     "torch": (
         *("core", "devices", "experts", "images.loading", "inference", "networks"),
         *("mixture", "planning", "predicting", "scoring", "steps"),
-        *("storage.tensors", "training"),
+        *("small_vgg", "storage.tensors", "training"),
     ),
 }
 

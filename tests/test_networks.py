@@ -17,10 +17,10 @@ from deepme.networks import (
     AttentionNetwork,
     FeatureGate,
     Network,
-    SmallVGG,
     create_network,
     forward_flops,
 )
+from deepme.small_vgg import SmallVGG
 
 
 def build(backbone: str = "vgg_small", weights: object = "none", size: int = 8):

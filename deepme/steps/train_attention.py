@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from deepme.artifacts.expert import SCHEMA
+from deepme.artifacts.groups import Groups
+from deepme.artifacts.split import Split
 from deepme.config import AttentionSettings, MachineSettings
 from deepme.devices import choose_compute
 from deepme.errors import InputError
@@ -46,8 +48,6 @@ def run(
     """
     groups = workspace.groups()
     split = workspace.split(groups.origin)
-    similarity = workspace.similarity()
-    compute = choose_compute(machine, settings.precision)
     experts = [workspace.expert(group.number) for group in groups.content.groups]
     path = workspace.attention_path
     identity = Header(
@@ -72,25 +72,7 @@ def run(
             remove(checkpoint)
             note(f"attention is up to date: {path}")
             return path
-        members = np.arange(groups.num_classes)
-        require_images(similarity, split, members, "the class list")
-        torch.manual_seed(settings.seed)
-        network = AttentionNetwork(
-            load_experts(workspace, groups),
-            groups.num_classes,
-            learned=settings.attention == "learned",
-        )
-        task = AttentionTask(
-            settings,
-            network,
-            compute,
-            image_size=sizes.pop(),
-            split=split,
-            members=members,
-            unreadable=policy_for(split, members, machine),
-            workers=machine.workers,
-            other_rows=np.empty(0, dtype=np.int64),
-        )
+        task = _task(settings, machine, workspace, groups, split, sizes.pop())
         done = train(task, machine, identity, checkpoint, "attention")
         training = training_of(
             task,
@@ -102,3 +84,32 @@ def run(
         save_result(workspace, path, identity, task.network, training, beside={})
         remove(checkpoint)
     return path
+
+
+def _task(
+    settings: AttentionSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    image_size: int,
+) -> AttentionTask:
+    members = np.arange(groups.num_classes)
+    require_images(workspace.similarity(), split, members, "the class list")
+    torch.manual_seed(settings.seed)
+    network = AttentionNetwork(
+        load_experts(workspace, groups),
+        groups.num_classes,
+        learned=settings.attention == "learned",
+    )
+    return AttentionTask(
+        settings,
+        network,
+        choose_compute(machine, settings.precision),
+        image_size=image_size,
+        split=split,
+        members=members,
+        unreadable=policy_for(split, members, machine),
+        workers=machine.workers,
+        other_rows=np.empty(0, dtype=np.int64),
+    )

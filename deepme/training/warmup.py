@@ -136,9 +136,12 @@ def frozen_features(
             "use --weights hub, flat or a file, or --warmup views",
         )
     rows = {subset: split.rows(subset) for subset in SUBSETS}
+    network = create_network(
+        settings.backbone, 1, weights=weights, image_size=settings.image_size
+    )
+    features = {}
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
     with workspace.lock(workspace.root / "features", patient=True):
-        features = {}
         for subset in SUBSETS:
             header = Header(
                 kind=KIND,
@@ -152,26 +155,14 @@ def frozen_features(
                 made_from=workspace.made_from(split.origin, *sources),
             )
             path = workspace.features_path(subset)
-            network = create_network(
-                settings.backbone,
-                1,
-                weights=weights,
-                image_size=settings.image_size,
-            )
+            size = settings.image_size
             if not workspace.is_current(path, header):
+                some = rows[subset]
                 _compute(
-                    network,
-                    settings.image_size,
-                    split,
-                    rows[subset],
-                    header,
-                    workspace,
-                    compute,
-                    machine,
+                    network, size, split, some, header, workspace, compute, machine
                 )
-            features[subset] = load_features(
-                path, len(rows[subset]), network.num_features
-            )
+            width = network.num_features
+            features[subset] = load_features(path, len(rows[subset]), width)
     return FrozenFeatures(rows, features, split.images.label)
 
 

@@ -1,21 +1,28 @@
 """Record what `deepme compare` came to beside the paper's Table 1.
 
-    python tests/benchmarks/accuracy.py COMPARISON
+    python tests/benchmarks/accuracy.py COMPARISON...
 
-COMPARISON is the folder of the comparison; docs/benchmarks/accuracy.md has the commands
-that make it. Prints the table and writes docs/benchmarks/accuracy.json.
+COMPARISON is a folder of `deepme compare`; docs/benchmarks/accuracy.md has the commands
+that make it. Of several, made with different ``--first-seed``, the seeds are joined.
+Prints the table and writes docs/benchmarks/accuracy.json.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from recording import record
 
-from deepme.artifacts.comparison import SystemResult, load_comparison
+from deepme.artifacts.comparison import (
+    ComparisonContent,
+    SystemResult,
+    load_comparison,
+)
 from deepme.tables import print_comparison
 
 PAPER = {"dmde": 2.6, "vgg16-ext": 4.5, "deepme-nossc": 11.9, "deepme-nogate": 24.3}
@@ -25,6 +32,24 @@ RIVALS = (*PAPER, "flat-ensemble", "flat-longer", "deepme", "coarse")
 OURS = ("deepme", "coarse", "features", "attention", "joint")
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
+
+
+def joined(contents: list[ComparisonContent]) -> ComparisonContent:
+    """One table of several, with the seeds of all."""
+    first = contents[0]
+    same = ("classes", "train_images", "test_images", "groups")
+    for content in contents[1:]:
+        for name in same:
+            if getattr(content, name) != getattr(first, name):
+                raise SystemExit(f"the comparisons differ in {name}")
+    rows: dict[str, SystemResult] = {}
+    for result in chain.from_iterable(content.systems for content in contents):
+        known = rows.setdefault(result.system, result)
+        if known is not result:
+            seeds = {seed.seed: seed for seed in (*known.seeds, *result.seeds)}
+            merged = tuple(seeds[number] for number in sorted(seeds))
+            rows[result.system] = replace(known, seeds=merged)
+    return replace(first, systems=tuple(rows.values()))
 
 
 def row_of(result: SystemResult) -> dict[str, Any]:
@@ -100,12 +125,15 @@ def experts_of(result: SystemResult) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("comparison", type=Path, help="folder of `deepme compare`")
-    content = load_comparison(parser.parse_args().comparison / "comparison.json")
+    parser.add_argument(
+        "comparison", type=Path, nargs="+", help="folder of `deepme compare`"
+    )
+    folders = parser.parse_args().comparison
+    content = joined([load_comparison(at / "comparison.json") for at in folders])
     results = {result.system: result for result in content.systems}
     record(
         "accuracy",
-        command="python tests/benchmarks/accuracy.py COMPARISON",
+        command="python tests/benchmarks/accuracy.py COMPARISON...",
         packages=PACKAGES,
         figures={
             "data": {

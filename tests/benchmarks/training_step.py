@@ -30,7 +30,8 @@ from deepme.config import FlatSettings, MachineSettings
 from deepme.devices import choose_compute
 from deepme.images.loading import Batch
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import SmallVGG, create_network
+from deepme.networks import create_network
+from deepme.small_vgg import SmallVGG
 from deepme.storage.header import Header
 from deepme.training.classifier import ClassifierTask
 from deepme.training.run import Run, Stage
