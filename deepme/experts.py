@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 
@@ -35,6 +35,7 @@ from deepme.progress import note
 from deepme.settings import Settings, option_name
 from deepme.steps import train_expert
 from deepme.text import counted, listing
+from deepme.training.classify import first_weights
 from deepme.workspace import Workspace
 
 KINDS: dict[int, type[DeepmeError]] = {
@@ -68,6 +69,10 @@ def train(
     groups = workspace.groups()
     for number in numbers:
         groups.group(number)
+    # What no group could be trained without is refused once, not for each of them.
+    workspace.split(groups.origin)
+    workspace.similarity()
+    first_weights(settings.weights, workspace)
     slots = slots_of(machine, len(numbers))
     if len(slots) > 1:
         sizes = {number: len(groups.group(number).classes) for number in numbers}
@@ -75,13 +80,21 @@ def train(
     else:
         failed = _in_turn(settings, machine, workspace, numbers)
     if failed:
-        told = [f"{number} (exit {code})" for number, code in sorted(failed.items())]
-        raise KINDS.get(max(failed.values()), TrainingError)(
-            f"{counted(len(failed), 'group')} of {len(numbers)} failed: "
-            f"{listing(told, 20)}",
+        first = min(failed)
+        told = listing(list(map(str, sorted(failed))), 20)
+        raise KINDS.get(max(f.code for f in failed.values()), TrainingError)(
+            f"{len(failed)} of {counted(len(numbers), 'group')} failed ({told}), "
+            f"group {first}: {failed[first].reason}",
             "the others are trained; rerun the command for these",
         )
     return [workspace.expert_path(number) for number in numbers]
+
+
+class _Failure(NamedTuple):
+    """Exit code and error line of a group."""
+
+    code: int
+    reason: str
 
 
 def command_for(
@@ -160,9 +173,9 @@ def _in_turn(
     machine: MachineSettings,
     workspace: Workspace,
     numbers: Sequence[int],
-) -> dict[int, int]:
-    """Train in this process; return the exit code of each group that failed."""
-    failed: dict[int, int] = {}
+) -> dict[int, _Failure]:
+    """Train in this process; return the groups that failed."""
+    failed: dict[int, _Failure] = {}
     for number in numbers:
         try:
             train_expert.run(settings, machine, workspace, number)
@@ -172,7 +185,7 @@ def _in_turn(
             if len(numbers) == 1:
                 raise
             note(f"group {number} failed: {error}")
-            failed[number] = error.exit_code
+            failed[number] = _Failure(error.exit_code, str(error))
     return failed
 
 
@@ -181,25 +194,32 @@ def _side_by_side(
     slots: list[MachineSettings],
     workspace: Workspace,
     sizes: dict[int, int],
-) -> dict[int, int]:
-    """Train in processes, the largest groups first; return the codes of failures."""
+) -> dict[int, _Failure]:
+    """Train in processes, the largest groups first; return the groups that failed."""
     waiting = sorted(sizes, key=lambda number: (sizes[number], -number))
     free = list(slots)
     running: dict[int, tuple[subprocess.Popen[str], MachineSettings]] = {}
-    failed: dict[int, int] = {}
+    failed: dict[int, _Failure] = {}
+    errors: dict[int, str] = {}
+    readers: dict[int, threading.Thread] = {}
     note(f"{counted(len(sizes), 'expert')}, {len(slots)} at a time")
     with _forwarded(running) as received:
         while running or (waiting and not received):
             while waiting and free and not received:
                 number, slot = waiting.pop(), free.pop()
-                running[number] = (_start(settings, slot, workspace, number), slot)
+                running[number] = (
+                    _start(settings, slot, workspace, number, errors, readers),
+                    slot,
+                )
             time.sleep(POLL_SECONDS)
             for number, (process, slot) in list(running.items()):
                 if (code := process.poll()) is not None:
                     del running[number]
                     free.append(slot)
+                    readers[number].join()
                     if code:
-                        failed[number] = code
+                        reason = errors.get(number, "it ended without a word")
+                        failed[number] = _Failure(code, reason)
     if received:
         raise Interrupted(
             received[0], "experts interrupted; their checkpoints are written"
@@ -208,7 +228,12 @@ def _side_by_side(
 
 
 def _start(
-    settings: ExpertSettings, slot: MachineSettings, workspace: Workspace, number: int
+    settings: ExpertSettings,
+    slot: MachineSettings,
+    workspace: Workspace,
+    number: int,
+    errors: dict[int, str],
+    readers: dict[int, threading.Thread],
 ) -> subprocess.Popen[str]:
     command = command_for(settings, slot, workspace)
     process = subprocess.Popen(  # noqa: S603 - our own command, as a list
@@ -220,15 +245,20 @@ def _start(
         start_new_session=True,
     )
     assert process.stderr is not None
-    threading.Thread(target=_pass_on, args=(process.stderr, number)).start()
+    reader = threading.Thread(target=_pass_on, args=(process.stderr, number, errors))
+    reader.start()
+    readers[number] = reader
     return process
 
 
-def _pass_on(lines: TextIO, number: int) -> None:
+def _pass_on(lines: TextIO, number: int, errors: dict[int, str]) -> None:
     """Print what a process says; bars of several would write over each other."""
     for line in lines:
         text = line.rstrip("\n")
-        note(f"group {number}: {text}" if text.startswith("error: ") else text)
+        if text.startswith("error: "):
+            errors[number] = text.removeprefix("error: ")
+            text = f"group {number} failed: {errors[number]}"
+        note(text)
 
 
 @contextmanager
