@@ -69,8 +69,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep the memory that a training step frees for the next step.
 
     By default it gives large blocks back to the system at once, and every step then
-    pays a page fault for each of their pages: a tenth of the time of a small network's
-    step, more on virtual machines (docs/benchmarks, training-step).
+    pays a page fault for each of their pages, which is dear on virtual machines.
 
     Returns:
         Whether the C library took the settings; others than glibc do not know them.
