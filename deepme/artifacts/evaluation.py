@@ -19,8 +19,11 @@ from deepme.storage.hdf5 import dataset, open_hdf5, write_hdf5
 from deepme.storage.header import Header, validated
 from deepme.storage.json import read_json, write_json
 
-KIND, SCHEMA = "evaluation", 1
-COUNTS_KIND, COUNTS_SCHEMA = "evaluation-counts", 1
+KIND, SCHEMA = "evaluation", 2
+COUNTS_KIND, COUNTS_SCHEMA = "evaluation-counts", 2
+
+NUM_BINS = 15
+"""Bins of the calibration."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -36,6 +39,9 @@ class GroupResult:
         expert: macro top-k of the expert alone among its own classes.
         system: macro top-k of the system, among all N classes, on the same images.
         chosen: share of all test images for which this expert weighs most.
+        load: mean share of the weights that this expert has.
+        entropy: mean entropy of the weights, in shares of log T, over the images for
+            which this expert weighs most; None without any.
     """
 
     number: int
@@ -45,6 +51,8 @@ class GroupResult:
     expert: dict[str, float]
     system: dict[str, float]
     chosen: float
+    load: float
+    entropy: float | None
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -90,12 +98,19 @@ class Counts:
         hits: (K, N) int64, images of the class with the truth among the first k.
         images: (N,) int64, test images of the class.
         confusions: (E, 3) int64: true class, predicted class, how often (errors only).
+        bin_images: (15,) int64, images by the probability of the class predicted, in
+            bins of equal width over [0, 1].
+        bin_hits: (15,) int64, those of them whose class it was.
+        bin_confidence: (15,) float64, the sum of their probabilities.
     """
 
     topk: NDArray[np.int64]
     hits: NDArray[np.int64]
     images: NDArray[np.int64]
     confusions: NDArray[np.int64]
+    bin_images: NDArray[np.int64]
+    bin_hits: NDArray[np.int64]
+    bin_confidence: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -157,5 +172,8 @@ def load_evaluation(path: Path) -> Evaluation:
             hits=dataset(file, "hits", np.int64, shape)[()],
             images=dataset(file, "images", np.int64, shape[1:])[()],
             confusions=dataset(file, "confusions", np.int64, (None, 3))[()],
+            bin_images=dataset(file, "bin_images", np.int64, (NUM_BINS,))[()],
+            bin_hits=dataset(file, "bin_hits", np.int64, (NUM_BINS,))[()],
+            bin_confidence=dataset(file, "bin_confidence", np.float64, (NUM_BINS,))[()],
         )
     return Evaluation(Origin(path, header, sha256), content, counts)

@@ -159,6 +159,42 @@ class SparseConfusions:
         return true, predicted, counts.astype(np.int64)
 
 
+class WeightSums:
+    """Sum how far each expert is trusted, and how sure of it the weights are."""
+
+    load_T: Tensor
+    """(T,) float64: the sum of each expert's share of the weights."""
+    chosen_T: Tensor
+    """(T,) float64: images for which it weighs most; experts that tie share one."""
+    entropy_T: Tensor
+    """(T,) float64: the sum over those images of the weights' entropy / log T."""
+
+    def __init__(self, num_experts: int) -> None:
+        """Start at zero."""
+        self.load_T = torch.zeros(num_experts, dtype=torch.float64)
+        self.chosen_T, self.entropy_T = self.load_T.clone(), self.load_T.clone()
+
+    def update(self, weights_BT: Tensor) -> Tensor:
+        """Add one batch.
+
+        Args:
+            weights_BT: (B, T) float ≥ 0, no row all zero.
+
+        Returns:
+            (B, T) float, 1 for the expert that weighs most; equal ones share it.
+        """
+        top_BT = weights_BT == weights_BT.amax(dim=1, keepdim=True)
+        first_BT = top_BT / top_BT.sum(dim=1, keepdim=True)
+        share_BT = weights_BT.double() / weights_BT.double().sum(dim=1, keepdim=True)
+        # With one expert the entropy is 0, whatever it is divided by.
+        bound = math.log(max(2, len(self.load_T)))
+        entropy_B = torch.special.entr(share_BT).sum(dim=1) / bound
+        self.load_T += share_BT.sum(dim=0).cpu()
+        self.chosen_T += first_BT.double().sum(dim=0).cpu()
+        self.entropy_T += (first_BT * entropy_B[:, None]).sum(dim=0).cpu()
+        return first_BT
+
+
 class CalibrationBins:
     """Compare how sure a classifier is with how often it is right.
 

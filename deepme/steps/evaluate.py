@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from deepme.artifacts.evaluation import (
     KIND,
+    NUM_BINS,
     SCHEMA,
     Counts,
     EvaluationContent,
@@ -20,7 +20,12 @@ from deepme.artifacts.evaluation import (
 )
 from deepme.artifacts.groups import Groups
 from deepme.config import EvaluateSettings, MachineSettings
-from deepme.core.metrics import CalibrationBins, SparseConfusions, TopKCounts
+from deepme.core.metrics import (
+    CalibrationBins,
+    SparseConfusions,
+    TopKCounts,
+    WeightSums,
+)
 from deepme.core.mixture import Members, normalize_scores, routed_weights
 from deepme.errors import InputError
 from deepme.progress import note, progress
@@ -131,8 +136,8 @@ class _Counter:
         self.system = TopKCounts(members.num_classes, settings.topk)
         self.experts = [TopKCounts(size, settings.topk) for size in members.sizes]
         self.confusions = SparseConfusions(members.num_classes)
-        self.calibration = CalibrationBins(15)
-        self.chosen_T = torch.zeros(len(members.sizes), dtype=torch.float64)
+        self.calibration = CalibrationBins(NUM_BINS)
+        self.weights = WeightSums(len(members.sizes))
         self.right_group = self.expert_passes = 0.0
 
     def update(self, votes: Votes) -> None:
@@ -147,11 +152,8 @@ class _Counter:
         self.confusions.update(scores_BN, labels_B=labels_B)
         confidence_B, predicted_B = scores_BN.max(dim=1)
         self.calibration.update(confidence_B, correct_B=predicted_B == labels_B)
-        # Experts that tie for the largest weight share the image.
-        top_BT = weights_BT == weights_BT.amax(dim=1, keepdim=True)
-        share_BT = top_BT / top_BT.sum(dim=1, keepdim=True)
-        self.chosen_T += share_BT.sum(dim=0)
-        self.right_group += float((share_BT * self.members.holds(labels_B)).sum())
+        first_BT = self.weights.update(weights_BT)
+        self.right_group += float((first_BT * self.members.holds(labels_B)).sum())
         for t, counts in enumerate(self.experts[: len(votes.logits)]):
             position_B = self.members.position_NT[labels_B, t]
             inside_B = position_B >= 0
@@ -195,6 +197,9 @@ def _save(
         hits=counter.system.hits_KN.numpy(),
         images=counter.system.count_N.numpy(),
         confusions=np.stack(counter.confusions.packed(), axis=1),
+        bin_images=counter.calibration.count_M.numpy(),
+        bin_hits=counter.calibration.correct_M.numpy(),
+        bin_confidence=counter.calibration.confidence_M.numpy(),
     )
     save_evaluation(path, header, content, counts)
     return content
@@ -210,6 +215,7 @@ def _group_result(
     within.count_N = system.count_N[inside]
     tested = int(within.count_N.sum())
     asked = bool(expert.count_N.sum())
+    chosen = float(counter.weights.chosen_T[t])
     return GroupResult(
         number=group.number,
         name=group.name,
@@ -217,5 +223,7 @@ def _group_result(
         images=tested,
         expert={str(k): expert.macro(k) for k in system.topk} if asked else {},
         system={str(k): within.macro(k) for k in system.topk} if tested else {},
-        chosen=float(counter.chosen_T[t]) / num_images,
+        chosen=chosen / num_images,
+        load=float(counter.weights.load_T[t]) / num_images,
+        entropy=float(counter.weights.entropy_T[t]) / chosen if chosen else None,
     )

@@ -15,6 +15,7 @@ from deepme.core.metrics import (
     CalibrationBins,
     SparseConfusions,
     TopKCounts,
+    WeightSums,
     true_ranks,
 )
 
@@ -215,6 +216,23 @@ def test_calibration_equals_torchmetrics(
     )
     assert bins.expected_error() == pytest.approx(theirs.item(), abs=1e-6)
     assert_close(bins.count_M.sum(), torch.tensor(400))
+
+
+def test_weights_of_three_experts() -> None:
+    sums = WeightSums(3)
+    first = sums.update(torch.tensor([[2.0, 1.0, 1.0], [0.3, 0.3, 0.0]]))
+    assert first.tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
+    assert sums.load_T.tolist() == pytest.approx([0.5 + 0.5, 0.25 + 0.5, 0.25])
+    assert sums.chosen_T.tolist() == [1.5, 0.5, 0]
+    sure, torn = (np.log(x) / np.log(3) for x in (2**1.5, 2))
+    assert sums.entropy_T.tolist() == pytest.approx([sure + torn / 2, torn / 2, 0])
+
+
+def test_the_weights_of_a_single_expert_are_sure() -> None:
+    sums = WeightSums(1)
+    sums.update(torch.ones(4, 1))
+    assert sums.load_T.tolist() == sums.chosen_T.tolist() == [4]
+    assert sums.entropy_T.tolist() == [0]
 
 
 def test_calibration_of_nothing_is_refused() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import entropy
 
 from deepme import scoring
 from deepme.artifacts import outputs as outputs_module
@@ -291,6 +292,7 @@ class TestNumbers:
         F = made.scores(fusion)
         heaviest = weights == weights.max(axis=1, keepdims=True)
         share = heaviest / heaviest.sum(axis=1, keepdims=True)
+        parts, log_T = weights / weights.sum(axis=1, keepdims=True), np.log(T)
         for t, group in enumerate(result.groups):
             members = made.members[t]
             inside = np.isin(made.labels, members)
@@ -298,6 +300,10 @@ class TestNumbers:
             assert group.classes == len(members)
             assert group.images == inside.sum()
             assert group.chosen == pytest.approx(share[:, t].mean())
+            assert group.load == pytest.approx(parts[:, t].mean())
+            assert group.entropy == pytest.approx(
+                (share[:, t] * entropy(parts, axis=1)).sum() / share[:, t].sum() / log_T
+            )
             for k in RANKS:
                 alone = hits(made.class_logits(t)[inside], positions, k)
                 expert = {} if fusion in WHOLE else group.expert
@@ -342,6 +348,13 @@ class TestNumbers:
             accuracy = (hit / counts["images"]).mean()
             assert content["macro"][str(k)] == pytest.approx(accuracy)
         errors = counts["confusions"]
+        images, hit, sure = (
+            counts[f"bin_{x}"] for x in ("images", "hits", "confidence")
+        )
+        assert images.sum() == counts["images"].sum()
+        assert hit.sum() == counts["hits"][0].sum()
+        ece = np.abs(hit - sure).sum() / images.sum()
+        assert ece == pytest.approx(content["calibration_error"])
         assert errors[:, 2].sum() == counts["images"].sum() - counts["hits"][0].sum()
         assert (errors[:, 0] != errors[:, 1]).all()
 
