@@ -12,6 +12,7 @@ from deepme.artifacts.similarity import Similarity
 from deepme.config import ClusterSettings, MachineSettings
 from deepme.core.clustering import SoftSpectralClustering
 from deepme.core.confusion import SoftConfusions
+from deepme.core.twins import TwinAffinity
 from deepme.errors import InputError
 from deepme.progress import note
 from deepme.text import counted
@@ -38,7 +39,7 @@ def affinity(
     workspace: Workspace,
     similarity: Similarity,
     machine: MachineSettings,
-) -> NDArray[np.float32]:
+) -> TwinAffinity | NDArray[np.float32]:
     """What is clustered: Θ, or how often classes are confused; the diagonal is 0.
 
     Raises:
@@ -47,9 +48,7 @@ def affinity(
     """
     if settings.method == "confusion":
         return _confusion_affinity(workspace, similarity, machine)
-    theta_NN = similarity.theta()
-    np.fill_diagonal(theta_NN, 0)
-    return theta_NN
+    return similarity.affinity()
 
 
 def _confusion_affinity(

@@ -7,14 +7,17 @@ holds N² bytes and a table, never N² floats. A user's own matrix is held as fl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
+from deepme.core.twins import TwinAffinity
 from deepme.errors import ArtifactError
 from deepme.storage.hdf5 import (
     Block,
@@ -28,6 +31,9 @@ from deepme.storage.header import Header, class_digest
 from deepme.text import clean
 
 KIND, SCHEMA = "similarity", 1
+
+_TWINS = 2
+"""The path length between classes that are all alike: up and down again."""
 
 Rows = Iterable[tuple[slice, NDArray[np.uint8] | NDArray[np.float32]]]
 
@@ -60,8 +66,63 @@ class Similarity:
         Raises:
             ArtifactError: the file is no longer the one that was loaded.
         """
+        size = len(self.classes) if indices is None else len(indices)
+        theta = np.empty((size, size), dtype=np.float32)
+        for rows, block in self._theta_rows(indices):
+            theta[rows] = block
+        return theta
+
+    def medoid(self, indices: NDArray[np.int64]) -> int:
+        """Find the class of some that is most similar to the others.
+
+        argmax_i Σ_{j≠i} θ_ij, from a few rows of Θ at a time.
+
+        Args:
+            indices: (C,) ascending positions in the class list, C ≥ 1.
+
+        Returns:
+            Its position in the class list, the lowest where several are equal.
+        """
+        nearness = np.empty(len(indices), dtype=np.float32)
+        for rows, block in self._theta_rows(indices):
+            own = np.arange(len(block)), np.arange(len(indices))[rows]
+            nearness[rows] = block.sum(axis=1) - block[own]
+        return int(indices[nearness.argmax()])
+
+    def affinity(self) -> TwinAffinity | NDArray[np.float32]:
+        """Read what is clustered: Θ with zeros on its diagonal.
+
+        Returns:
+            (N, N), for WordNet classes as codes of the rows that differ, U² + 8 N
+            bytes; for a user's matrix dense, 4 N² bytes.
+        """
+        if self.theta_of_path_length is None:
+            theta = self.theta()
+            np.fill_diagonal(theta, 0)
+            return theta
+        every = np.arange(len(self.classes))
+        with self._opened() as file:
+            return TwinAffinity.of(
+                lambda: _read_rows(file, every),
+                self.theta_of_path_length,
+                num_classes=len(every),
+                twin_code=_TWINS,
+            )
+
+    def _theta_rows(
+        self, indices: NDArray[np.int64] | None
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         chosen = np.arange(len(self.classes)) if indices is None else indices
-        theta = np.empty((len(chosen), len(chosen)), dtype=np.float32)
+        with self._opened() as file:
+            for rows, values in _read_rows(file, chosen):
+                block = values if indices is None else values[:, chosen]
+                if self.theta_of_path_length is None:
+                    yield rows, block.astype(np.float32, copy=False)
+                else:
+                    yield rows, self.theta_of_path_length.astype(np.float32)[block]
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
         with open_hdf5(self.origin.path, KIND, SCHEMA) as (_, file, sha256):
             if sha256 != self.origin.sha256:
                 raise ArtifactError(
@@ -69,13 +130,7 @@ class Similarity:
                     "was running",
                     "run it again",
                 )
-            for rows, values in _read_rows(file, chosen):
-                block = values if indices is None else values[:, chosen]
-                if self.theta_of_path_length is None:
-                    theta[rows] = block
-                else:
-                    theta[rows] = self.theta_of_path_length.astype(np.float32)[block]
-        return theta
+            yield file
 
 
 def similarity_header(classes: list[str], settings: dict[str, object]) -> Header:
@@ -171,7 +226,7 @@ def _matrix(file: h5py.File, num_classes: int) -> h5py.Dataset:
 
 def _read_rows(
     file: h5py.File, chosen: NDArray[np.int64]
-) -> Iterator[tuple[slice, NDArray[np.uint8] | NDArray[np.float32]]]:
+) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Read the chosen rows chunk by chunk, so that each is decompressed once."""
     name = "path_length" if "path_length" in file else "theta"
     matrix = file[name]

@@ -39,6 +39,7 @@ from deepme.core.spectral import (
     leading_eigenvectors,
     unit_rows,
 )
+from deepme.core.twins import TwinAffinity
 
 _AFFINITIES = ("precomputed", "rbf", "nearest_neighbors")
 _KMEANS_STARTS = 10
@@ -55,7 +56,8 @@ class SoftSpectralClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_clusters: T, from 1 to the number of samples.
         affinity: "rbf" and "nearest_neighbors" make the affinity from features as
             scikit-learn's SpectralClustering does; "precomputed" takes X as the
-            (N, N) affinity, dense or CSR, symmetric and ≥ 0, its diagonal ignored.
+            (N, N) affinity, dense or CSR, symmetric and ≥ 0, its diagonal ignored,
+            or a `TwinAffinity`.
             A dense one with zeros on its diagonal is used without a copy.
         fuzzifier: m > 1; memberships are hard near 1 and uniform for large m.
         gamma: of the "rbf" kernel exp(−γ ‖x − y‖²).
@@ -178,6 +180,8 @@ class SoftSpectralClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _validate(self, X: Any, *, reset: bool) -> Any:
+        if isinstance(X, TwinAffinity) and self.affinity == "precomputed":
+            return X
         X = validate_data(
             self,
             X,

@@ -164,18 +164,6 @@ def summarize_groups(
     )
 
 
-def medoid(theta_CC: FloatArray) -> int:
-    """Find the class most similar to the others: argmax_i Σ_{j≠i} θ_ij.
-
-    Args:
-        theta_CC: (C, C) float, the similarities of one group's classes, C ≥ 1.
-
-    Returns:
-        Its index, the lowest where several are equal.
-    """
-    return int((theta_CC.sum(axis=1) - theta_CC.diagonal()).argmax())
-
-
 def _primary_entries(memberships_NT: FloatArray) -> tuple[NDArray[np.intp], ...]:
     """Index each class's largest membership, the first group where several are."""
     return np.arange(len(memberships_NT)), memberships_NT.argmax(axis=1)

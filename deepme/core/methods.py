@@ -20,6 +20,7 @@ from deepme.core.grouping import (
     delta_for_overlap,
     summarize_groups,
 )
+from deepme.core.spectral import Affinity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,7 +52,7 @@ class Grouping:
 
 def cluster_softly(
     model: SoftSpectralClustering,
-    affinity_NN: FloatArray,
+    affinity_NN: Affinity,
     *,
     delta: float,
     overlap: float | None,
@@ -61,7 +62,8 @@ def cluster_softly(
 
     Args:
         model: with affinity "precomputed"; it is fitted.
-        affinity_NN: (N, N) float32 or float64, symmetric, ≥ 0, the diagonal 0.
+        affinity_NN: (N, N) float32 or float64, symmetric, ≥ 0, the diagonal 0; or a
+            `TwinAffinity`.
         delta: δ in [0, 1].
         overlap: wanted mean number of groups a class, which finds δ; or None.
         max_classes: classes of a group, ≥ 1; see `cap_group_sizes`.

@@ -23,7 +23,7 @@ from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
-Affinity: TypeAlias = Any  # FloatArray or a scipy CSR array or matrix
+Affinity: TypeAlias = Any  # FloatArray, a scipy CSR array or matrix, TwinAffinity
 RandomState: TypeAlias = int | np.random.RandomState | None
 
 _DENSE_LIMIT = 512  # points up to which LAPACK solves faster than iteration

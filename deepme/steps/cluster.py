@@ -21,7 +21,6 @@ from deepme.artifacts.groups import (
 from deepme.artifacts.origin import Origin
 from deepme.artifacts.similarity import Similarity
 from deepme.config import ClusterSettings, MachineSettings
-from deepme.core.grouping import medoid
 from deepme.core.methods import (
     Grouping,
     cluster_softly,
@@ -219,10 +218,7 @@ def _group_names(
     if method in _NAMES:
         return [_NAMES[method]] * len(members)
     if similarity.theta_of_path_length is None:
-        return [
-            similarity.names[indices[medoid(similarity.theta(indices))]]
-            for indices in members
-        ]
+        return [similarity.names[similarity.medoid(indices)] for indices in members]
     taxonomy = _taxonomy(similarity)
     synsets_N = taxonomy.index_of(similarity.classes)
     counts_S = descendant_counts(taxonomy, synsets_N)
@@ -239,7 +235,7 @@ def _told_apart(
     """Add its medoid to a name that several groups have."""
     repeated = {name for name, count in Counter(names).items() if count > 1}
     return [
-        f"{name}: {similarity.names[indices[medoid(similarity.theta(indices))]]}"
+        f"{name}: {similarity.names[similarity.medoid(indices)]}"
         if name in repeated
         else name
         for name, indices in zip(names, members, strict=True)

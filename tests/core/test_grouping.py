@@ -10,7 +10,6 @@ from deepme.core.grouping import (
     assign_groups,
     cap_group_sizes,
     delta_for_overlap,
-    medoid,
     summarize_groups,
 )
 
@@ -152,9 +151,3 @@ def test_summary_names_empty_groups():
     assert summary.sizes_T == (2, 0, 2)
     assert summary.empty_groups == (1,)
     assert summary.num_filled == 2
-
-
-def test_medoid_is_most_similar_to_the_others():
-    theta = np.array([[9, 1, 1], [1, 0, 2], [1, 2, 0]])
-    assert medoid(theta) == 1
-    assert medoid(np.ones((1, 1))) == 0

@@ -134,6 +134,15 @@ class TestOwnMatrix:
         block = similarity.theta(np.array([0, 2]))
         assert np.array_equal(block, self.MATRIX[np.ix_([0, 2], [0, 2])])
 
+    def test_its_medoid_is_most_similar_to_the_others(self, workspace, tmp_path):
+        np.save(tmp_path / "own.npy", self.MATRIX)
+        classes = write_list(tmp_path, *self.LABELS)
+        similarity = run(workspace, classes, matrix=tmp_path / "own.npy")
+        assert similarity.medoid(np.array([0, 1, 2])) == 0
+        assert similarity.medoid(np.array([1, 2])) == 1
+        assert similarity.medoid(np.array([2])) == 2
+        assert np.array_equal(similarity.affinity(), self.MATRIX - np.eye(3))
+
     def test_as_csv(self, workspace, tmp_path):
         rows = [("", *self.LABELS)]
         rows += [(a, *row) for a, row in zip(self.LABELS, self.MATRIX, strict=True)]
