@@ -29,6 +29,8 @@ from deepme.config import (
 from deepme.options import (
     HERE,
     AsJson,
+    Hierarchy,
+    Matrix,
     Where,
     open_workspace,
     parse_numbers,
@@ -89,27 +91,28 @@ def similarity(
         typer.Option(
             metavar="SOURCE",
             help="text file of wnids, image folder, imagenet1k, imagenet12k, "
-            "imagenet22k, or wordnet (all nouns)",
+            "imagenet22k, or wordnet (all nouns); with --hierarchy names, by default "
+            "its leaves",
         ),
     ] = "",
-    matrix: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="your own similarities, for classes outside WordNet: .csv, .h5, or "
-            ".npy with --classes naming its labels",
-        ),
-    ] = "",
+    hierarchy: Hierarchy = "",
+    matrix: Matrix = "",
     workspace: Where = HERE,
     settings: SimilaritySettings,
 ) -> None:
-    """Compute how near the classes are to each other in WordNet.
+    """Compute how near the classes are to each other in WordNet or your hierarchy.
 
     Example: deepme similarity --classes imagenet12k
     """
     from deepme.steps.similarity import run
 
-    path = run(settings, open_workspace(workspace), classes=classes, matrix=matrix)
+    path = run(
+        settings,
+        open_workspace(workspace),
+        classes=classes,
+        matrix=matrix,
+        hierarchy=hierarchy,
+    )
     typer.echo(path)
 
 

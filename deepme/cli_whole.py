@@ -11,7 +11,7 @@ import typer
 
 from deepme.config import MachineSettings, PredictSettings
 from deepme.errors import UsageError
-from deepme.options import HERE, AsJson, Where, open_workspace
+from deepme.options import HERE, AsJson, Hierarchy, Matrix, Where, open_workspace
 from deepme.recipe import Recipe
 from deepme.systems import PAPER, SYSTEMS
 
@@ -31,9 +31,8 @@ def run(
             metavar="SOURCE", help="as for similarity; by default the image folder's"
         ),
     ] = "",
-    matrix: Annotated[
-        str, typer.Option(metavar="FILE", help="your own similarities instead")
-    ] = "",
+    hierarchy: Hierarchy = "",
+    matrix: Matrix = "",
     workspace: Where = HERE,
     json: AsJson = False,
     settings: Recipe,
@@ -48,7 +47,14 @@ def run(
     from deepme.pipeline import run_all
 
     where = open_workspace(workspace)
-    outcome = run_all(settings, where, data=data, classes=classes, matrix=matrix)
+    outcome = run_all(
+        settings,
+        where,
+        data=data,
+        classes=classes,
+        matrix=matrix,
+        hierarchy=hierarchy,
+    )
     _print_outcome(outcome, json)
 
 
@@ -159,9 +165,8 @@ def compare(
             metavar="SOURCE", help="as for similarity; by default the image folder's"
         ),
     ] = "",
-    matrix: Annotated[
-        str, typer.Option(metavar="FILE", help="your own similarities instead")
-    ] = "",
+    hierarchy: Hierarchy = "",
+    matrix: Matrix = "",
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", metavar="DIR", help="folder of it all")
     ] = Path("comparison"),
@@ -185,6 +190,7 @@ def compare(
         data=data,
         classes=classes,
         matrix=matrix,
+        hierarchy=hierarchy,
         systems=names,
         seeds=range(first_seed, first_seed + seeds),
     )

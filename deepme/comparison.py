@@ -137,6 +137,7 @@ def run(
     data: Path,
     classes: str = "",
     matrix: str = "",
+    hierarchy: str = "",
     systems: Sequence[str],
     seeds: range,
 ) -> tuple[ComparisonContent, list[Path]]:
@@ -150,6 +151,7 @@ def run(
         data: the images, as for split.
         classes: a class list, as for similarity; empty for the image folder's own.
         matrix: the user's own similarities, as for similarity, or empty.
+        hierarchy: the user's own hierarchy, as for similarity, or empty.
         systems: names from `SYSTEMS`.
         seeds: of groups and training; at least one.
 
@@ -164,7 +166,13 @@ def run(
         raise UsageError(f"--seeds is {len(seeds)}, expected 1 or more")
     plans = {seed: plan_trials(recipe, systems, seed) for seed in seeds}
     source = classes or ("" if matrix else str(data))
-    similarity.run(recipe.similarity, workspace, classes=source, matrix=matrix)
+    similarity.run(
+        recipe.similarity,
+        workspace,
+        classes=source,
+        matrix=matrix,
+        hierarchy=hierarchy,
+    )
     report = split.run(recipe.split, recipe.machine, workspace, data=data, scan=False)
     table = _Table(recipe, workspace, report, systems)
     for seed, trials in plans.items():

@@ -51,6 +51,23 @@ Where = Annotated[
         help="folder of the artifacts",
     ),
 ]
+Matrix = Annotated[
+    str,
+    typer.Option(
+        "--matrix",
+        metavar="FILE",
+        help="your own similarities, for classes outside WordNet: .csv, .h5, or "
+        ".npy with --classes naming its labels",
+    ),
+]
+Hierarchy = Annotated[
+    str,
+    typer.Option(
+        "--hierarchy",
+        metavar="FILE",
+        help="your own hierarchy in place of WordNet: a CSV file of child,parent",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 HERE = Path("workspace")
 

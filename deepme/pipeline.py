@@ -46,6 +46,7 @@ def run_all(
     data: Path,
     classes: str = "",
     matrix: str = "",
+    hierarchy: str = "",
     figure_rank: int | None = None,
 ) -> Outcome:
     """Run all stages on a user's images.
@@ -56,6 +57,7 @@ def run_all(
         data: the images, as for split.
         classes: a class list, as for similarity; empty for the image folder's own.
         matrix: the user's own similarities, as for similarity, or empty.
+        hierarchy: the user's own hierarchy, as for similarity, or empty.
         figure_rank: k of the accuracies drawn, as for plot-accuracy.
 
     Returns:
@@ -70,7 +72,13 @@ def run_all(
     attends = "attention" in recipe.evaluate.fusion
     announce = _Announcer(7 + recipe.needs_flat + attends)
     announce("similarity")
-    similarity.run(recipe.similarity, workspace, classes=source, matrix=matrix)
+    similarity.run(
+        recipe.similarity,
+        workspace,
+        classes=source,
+        matrix=matrix,
+        hierarchy=hierarchy,
+    )
     announce("split")
     split.run(recipe.split, recipe.machine, workspace, data=data, scan=False)
     if recipe.needs_flat:

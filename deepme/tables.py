@@ -111,6 +111,10 @@ def print_split(report: SplitReport) -> None:
         f"{report.train:,} train, {report.val:,} val, {report.test:,} test; "
         f"{report.bytes_per_image:.0f} bytes an image held"
     )
+    if report.parts:
+        told = ", ".join(f"{name}/ → {part}" for name, part in report.parts.items())
+        dealt = "" if "val" in report.parts.values() else "; val is dealt from train"
+        print(f"the folder's own split: {told}{dealt}")
     if report.empty_classes:
         named = listing(report.empty_classes)
         print(f"{counted(len(report.empty_classes), 'class')} without images: {named}")

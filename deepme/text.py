@@ -7,6 +7,10 @@ line break or direction mark of theirs acts on the reader's screen.
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
 
 def clean(text: str) -> str:
     r"""Replace every character that is not printable by its escape.
@@ -44,3 +48,26 @@ def listing(items: list[str], limit: int = 5) -> str:
     shown = ", ".join(clean(item) for item in items[:limit])
     rest = len(items) - limit
     return f"{shown} and {rest:,} more" if rest > 0 else shown
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Ask whether the nearest of some words was meant: ``did you mean 'gate'? ``.
+
+    Args:
+        word: what was written.
+        known: what would have been right.
+
+    Returns:
+        The question and a blank, cleaned; empty if nothing is near.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean '{clean(near[0])}'? " if near else ""
+
+
+def composed(name: str) -> str:
+    """Write a class name in Unicode's composed form (NFC).
+
+    macOS names files in the decomposed form: its ``é`` is two characters, and differs
+    from the one that people type.
+    """
+    return unicodedata.normalize("NFC", name)

@@ -195,7 +195,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     ),
     "no classes": (
         "similarity",
-        "neither --classes nor --matrix is given, expected one",
+        "none of --classes, --hierarchy and --matrix is given, expected one",
     ),
 }
 

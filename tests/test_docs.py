@@ -82,13 +82,16 @@ def workspaces(
     tiny_config: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Path]:
-    """All that the code can write: the usual, one of a matrix, one with features and
-    the flat network, and what a comparison has beside its trials.
+    """All that the code can write: the usual, one of a matrix, one of a hierarchy, one
+    with features and the flat network, and what a comparison has beside its trials.
     """
     root = tmp_path_factory.mktemp("workspaces")
     matrix = root / "matrix.csv"
     matrix.write_text(",a,b\na,1,0.5\nb,0.5,1\n")
     assert not invoke("similarity", "--matrix", matrix, "-w", root / "own").code
+    tree = root / "tree.csv"
+    tree.write_text("a,b\nb,c\nd,c\n")
+    assert not invoke("similarity", "--hierarchy", tree, "-w", root / "tree").code
     featured = Path(shutil.copytree(finished_workspace, root / "featured"))
     common = ("--config", tiny_config, "-w", featured)
     learned = ("--input", "features", "--temperature", "learned")
@@ -112,7 +115,14 @@ def workspaces(
     assert not invoke(*compare, *trials).code
     (root / "comparison").mkdir()
     shutil.copy(root / "trials" / "comparison.json", root / "comparison")
-    places = (root / "own", featured, cached, routed, root / "comparison")
+    places = (
+        root / "own",
+        root / "tree",
+        featured,
+        cached,
+        routed,
+        root / "comparison",
+    )
     return [finished_workspace, *places]
 
 

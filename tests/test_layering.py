@@ -18,7 +18,7 @@ FLOORS = (
     ("deepme", "errors", "text"),
     ("core", "settings", "progress", "storage", "figures", "small_vgg"),
     ("config", "wordnet", "artifacts", "networks"),
-    ("workspace", "images", "devices", "config_file", "systems"),
+    ("workspace", "images", "devices", "config_file", "systems", "taxonomies"),
     ("inference", "recipe", "verifying"),
     ("training",),
     ("scoring", "affinity", "mixture"),

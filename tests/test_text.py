@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepme.text import clean, counted, listing, shorten
+from deepme.text import clean, composed, counted, listing, shorten, suggestion
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
@@ -36,3 +36,13 @@ def test_a_number_takes_its_noun_along() -> None:
     assert counted(1, "class") == "1 class"
     assert counted(0, "image") == "0 images"
     assert counted(12_345, "class") == "12,345 classes"
+
+
+def test_the_nearest_word_is_suggested_and_a_far_one_not() -> None:
+    assert suggestion("gait", ["gate", "flat"]) == "did you mean 'gate'? "
+    assert suggestion("xyz", ["gate", "flat"]) == ""
+    assert suggestion("gat", ["gat\x1b"]) == "did you mean 'gat\\x1b'? "
+
+
+def test_an_accent_is_part_of_its_letter() -> None:
+    assert composed("e\u0301") == "\u00e9" == composed("\u00e9")

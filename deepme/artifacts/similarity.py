@@ -1,7 +1,8 @@
 """similarity.h5: how near the classes are to each other (the matrix Θ).
 
-Between WordNet classes Θ is a function of the path length, a small integer: the file
-holds N² bytes and a table, never N² floats. A user's own matrix is held as float32.
+In WordNet or a user's own hierarchy Θ is a function of the path length, a small
+integer: the file holds N² bytes and a table, never N² floats. A user's own matrix is
+held as float32. A hierarchy is in the file too, for the stages after this one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
+from deepme.core.hierarchy import Hierarchy
 from deepme.core.twins import TwinAffinity
 from deepme.errors import ArtifactError
 from deepme.storage.hdf5 import (
@@ -44,15 +46,17 @@ class Similarity:
 
     Attributes:
         origin: the file.
-        classes: (N,) wnids, or the labels of the user's matrix.
+        classes: (N,) wnids, or the names in the user's hierarchy or matrix.
         names: (N,) names for people.
         theta_of_path_length: (256,) float64 in [0, 1], or None for a user's matrix.
+        hierarchy: the user's, or None for WordNet and for a matrix.
     """
 
     origin: Origin
     classes: tuple[str, ...]
     names: tuple[str, ...]
     theta_of_path_length: NDArray[np.float64] | None
+    hierarchy: Hierarchy | None
 
     def theta(self, indices: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Read Θ of all classes, or the block of some.
@@ -151,6 +155,7 @@ def save_similarity(
     names: list[str],
     rows: Rows,
     tables: dict[str, NDArray[np.float64]] | None,
+    hierarchy: Hierarchy | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> str:
     """Stream the rows into similarity.h5.
@@ -162,6 +167,7 @@ def save_similarity(
         names: N names for people.
         rows: blocks of rows in order: uint8 path lengths with `tables`, else float32.
         tables: `theta_of_path_length` and `raw_theta_of_path_length`, each (256,).
+        hierarchy: that the path lengths are from, if it is the user's.
         advance: called with the number of rows after each block.
 
     Returns:
@@ -174,6 +180,10 @@ def save_similarity(
         write_strings(file, "name", names)
         for name, table in (tables or {}).items():
             file[name] = table
+        if hierarchy is not None:
+            write_strings(file, "node", list(hierarchy.names))
+            file["parent_start"] = hierarchy.hypernym_start
+            file["parent_index"] = hierarchy.hypernym_index
         matrix = file.create_dataset(
             "path_length" if tables else "theta",
             shape=(num_classes, num_classes),
@@ -206,6 +216,7 @@ def load_similarity(path: Path) -> Similarity:
         table = None
         if "theta_of_path_length" in file:
             table = dataset(file, "theta_of_path_length", np.float64, (256,))[()]
+        hierarchy = _hierarchy(file, path) if "node" in file else None
         _matrix(file, num_classes)
     if class_digest(classes) != header.classes:
         raise ArtifactError(f"{path} lists other classes than its header says")
@@ -214,7 +225,20 @@ def load_similarity(path: Path) -> Similarity:
         classes=tuple(classes),
         names=tuple(names),
         theta_of_path_length=table,
+        hierarchy=hierarchy,
     )
+
+
+def _hierarchy(file: h5py.File, path: Path) -> Hierarchy:
+    names = read_strings(file, "node")
+    start = dataset(file, "parent_start", np.int64, (len(names) + 1,))[()]
+    parents = dataset(file, "parent_index", np.int64, (None,))[()]
+    try:
+        return Hierarchy.of(names, start, parents)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{clean(str(path))} holds no hierarchy: {error}"
+        ) from error
 
 
 def _matrix(file: h5py.File, num_classes: int) -> h5py.Dataset:

@@ -140,7 +140,7 @@ class Taxonomy:
                 f"{len(wnids):,} are not among the {len(self):,} nouns of WordNet "
                 f"{self.version})",
                 "a wnid is 'n' and the 8-digit offset of a noun synset, as n02084071; "
-                "for other classes give --matrix",
+                "for other classes give --hierarchy or --matrix",
             )
         return found
 

@@ -1,8 +1,9 @@
 """Find a user's images: class folders, tar files, or a folder of tar files.
 
-A folder's images are ``CLASS/anything/below.jpg``. In a tar file the class is the
-first folder of a member's path that names one; ``CLASS.tar`` holds that class. What
-the file system returns first does not matter: rows are ordered by class, then path.
+The class is the first folder of an image's path that names one, in a folder as in a
+tar file: ``CLASS/anything/below.jpg``, ``order/family/CLASS/image.jpg``. ``CLASS.tar``
+holds that class. What the file system returns first does not matter: rows are ordered
+by class, then path.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import numpy as np
 
 from deepme.artifacts.split import ImageIndex
 from deepme.errors import InputError
+from deepme.images.parts import split_folders
 from deepme.images.reading import SUFFIXES
 from deepme.progress import Advance
-from deepme.text import clean
+from deepme.text import clean, composed
 
 _MAX_SIZE = 2**32 - 1
 """What the index can hold; reading refuses far smaller members."""
@@ -45,11 +47,14 @@ class Found:
         images: all images of known classes.
         fingerprint: sha256 over every image's path and size.
         unknown: folders (or tar members' folders) that name no class, sorted.
+        parts: the folders of a split that the user has made -> train, val or test; or
+            empty.
     """
 
     images: ImageIndex
     fingerprint: str
     unknown: tuple[str, ...]
+    parts: dict[str, str]
 
 
 def find_images(root: Path, classes: Mapping[str, int], advance: Advance) -> Found:
@@ -71,7 +76,10 @@ def find_images(root: Path, classes: Mapping[str, int], advance: Advance) -> Fou
     entries: list[Entry] = []
     try:
         base, archives = _archives_of(root)
-        for entry in _entries(root, base, archives, classes, unknown):
+        parts = split_folders(root)
+        if not parts.keys().isdisjoint(classes):
+            parts = {}  # a class may be called train
+        for entry in _entries(root, base, archives, classes, parts, unknown):
             entries.append(entry)
             advance(1)
     except OSError as error:
@@ -92,19 +100,23 @@ def find_images(root: Path, classes: Mapping[str, int], advance: Advance) -> Fou
         _pack(base, entries, tuple(archives)),
         _fingerprint(entries, archives),
         tuple(sorted(unknown)),
+        parts,
     )
 
 
 def class_folders(root: Path) -> list[str]:
     """The names of a folder's class folders (or ``CLASS.tar`` files), sorted.
 
+    Of a split that the user has made, those of its training part.
+
     Raises:
         InputError: no folder, or nothing in it.
     """
     try:
+        parts = {part: name for name, part in split_folders(root).items()}
         names = sorted(
-            path.name.removesuffix(".tar")
-            for path in root.iterdir()
+            composed(path.name.removesuffix(".tar"))
+            for path in (root / parts.get("train", "")).iterdir()
             if path.is_dir() or path.suffix == ".tar"
         )
     except OSError as error:
@@ -135,10 +147,12 @@ def _entries(
     base: Path,
     archives: list[str],
     classes: Mapping[str, int],
+    parts: Mapping[str, str],
     unknown: set[str],
 ) -> Iterator[Entry]:
-    if root.is_dir():
-        for entry in _folder_entries(root, classes, unknown):
+    for part in parts or ("",) if root.is_dir() else ():
+        prefix = part and f"{part}/"
+        for entry in _folder_entries(root / part, prefix, classes, unknown):
             if archives:
                 raise InputError(
                     f"{clean(str(root))} holds both class folders and tar files "
@@ -151,19 +165,27 @@ def _entries(
 
 
 def _folder_entries(
-    root: Path, classes: Mapping[str, int], unknown: set[str]
+    folder: Path | str, prefix: str, classes: Mapping[str, int], unknown: set[str]
 ) -> Iterator[Entry]:
-    with os.scandir(root) as listing:
+    """Find class folders at any depth; links to others are not followed."""
+    with os.scandir(folder) as listing:
         folders = [item for item in listing if item.is_dir()]
-    for folder in folders:
-        if folder.name.startswith("."):
+    for item in folders:
+        if item.name.startswith("."):
             continue
-        if folder.name not in classes:
-            unknown.add(folder.name)
+        name = f"{prefix}{item.name}"
+        label = classes.get(composed(item.name))
+        if label is not None:
+            for path, size in _files_below(item.path, name):
+                yield Entry(label, path, 0, 0, size)
             continue
-        label = classes[folder.name]
-        for path, size in _files_below(folder.path, folder.name):
-            yield Entry(label, path, 0, 0, size)
+        below: set[str] = set()
+        any_found = False
+        if not item.is_symlink():
+            for entry in _folder_entries(item.path, f"{name}/", classes, below):
+                any_found = True
+                yield entry
+        unknown |= below if any_found else {name}
 
 
 def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
@@ -184,7 +206,7 @@ def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
 def _tar_entries(
     path: Path, number: int, classes: Mapping[str, int], unknown: set[str]
 ) -> Iterator[Entry]:
-    own = classes.get(path.name.removesuffix(".tar"))
+    own = classes.get(composed(path.name.removesuffix(".tar")))
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -206,7 +228,7 @@ def _tar_entries(
 
 
 def _label_of(member: str, classes: Mapping[str, int]) -> int | None:
-    folders = member.split("/")[:-1]
+    folders = map(composed, member.split("/")[:-1])
     return next((classes[name] for name in folders if name in classes), None)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepme.errors import InputError
 from deepme.images.sources import read_classes, require_distinct
-from deepme.text import clean
+from deepme.text import clean, composed
 
 _ROUNDING = 1e-6
 
@@ -50,6 +50,7 @@ def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32
         raise InputError(
             f"cannot read --matrix {clean(str(path))}: {clean(str(error))}"
         ) from error
+    labels = [composed(label) for label in labels]
     require_distinct(labels, str(path))
     return labels, _checked(path, labels, matrix)
 

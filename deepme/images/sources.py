@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+from deepme.core.hierarchy import Hierarchy
 from deepme.errors import InputError, UsageError
+from deepme.images.hierarchies import named_folders
 from deepme.images.index import class_folders
-from deepme.text import clean, counted, listing
+from deepme.text import clean, composed, counted, listing, suggestion
 
 # timm's own tables; importing timm would import torch, which takes seconds.
 _TABLES = {
@@ -19,13 +22,15 @@ _TABLES = {
 ALL_NOUNS = "wordnet"
 
 
-def read_classes(source: str) -> list[str]:
+def read_classes(source: str, hierarchy: Hierarchy | None = None) -> list[str]:
     """Read a class list.
 
     Args:
         source: a text file with one class a line (blank lines and ``#`` comments are
-            left out), a folder of class folders, or imagenet1k, imagenet12k,
-            imagenet22k.
+            left out), a JSON file of class -> index, a folder of class folders, or
+            imagenet1k, imagenet12k, imagenet22k.
+        hierarchy: the user's, which tells in a folder what is a class and what a
+            level above; None where the topmost folders are the classes.
 
     Returns:
         Class ids, in the order of the file; folders sorted.
@@ -37,17 +42,24 @@ def read_classes(source: str) -> list[str]:
     if source in _TABLES:
         classes = _lines(_timm_table(_TABLES[source]))
     else:
-        classes = _of_path(Path(source))
+        classes = _of_path(Path(source), hierarchy)
     require_distinct(classes, source)
     return classes
 
 
 def require_distinct(classes: list[str], source: str) -> None:
-    """Refuse a class list that is too short or names a class twice.
+    """Refuse a class list that is too short, or names a class twice or unreadably.
 
     Raises:
         InputError: names the class.
     """
+    odd = [name for name in classes if len(name.splitlines()) != 1 or _is_bytes(name)]
+    if odd:
+        raise InputError(
+            f"{clean(source)} names a class {clean(odd[0])!r}, expected one line of "
+            "UTF-8 text",
+            "rename it",
+        )
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise InputError(
@@ -62,19 +74,43 @@ def require_distinct(classes: list[str], source: str) -> None:
         )
 
 
-def _of_path(path: Path) -> list[str]:
+def _is_bytes(name: str) -> bool:
+    """Whether a name from the file system is no UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _of_path(path: Path, hierarchy: Hierarchy | None) -> list[str]:
     try:
         if path.is_dir():
-            return class_folders(path)
+            return named_folders(path, hierarchy) if hierarchy else class_folders(path)
         exists = path.exists()
     except OSError:  # a name too long for any file
         exists = False
     if not exists:
         raise UsageError(
             f"--classes is {clean(str(path))}, expected a text file of wnids, a folder "
-            f"of class folders, {', '.join(_TABLES)} or {ALL_NOUNS}"
+            f"of class folders, {', '.join(_TABLES)} or {ALL_NOUNS}",
+            suggestion(str(path), (*_TABLES, ALL_NOUNS)).strip(),
         )
-    return _lines(path)
+    return _indexed(path) if path.suffix == ".json" else _lines(path)
+
+
+def _indexed(path: Path) -> list[str]:
+    """Read the classes of a ``class_to_idx``, by their index."""
+    try:
+        table = json.loads(path.read_text("utf-8-sig"))
+        by_index = {int(index): composed(name) for name, index in table.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"cannot read the class list {clean(str(path))}: {clean(str(error))}",
+            'expected a JSON object of class and index, as {"beagle": 0, "basset": 1}',
+        ) from error
+    if sorted(by_index) != list(range(len(table))):
+        raise InputError(
+            f"{clean(str(path))} has other indices than 0 to {len(table) - 1:,}, each "
+            "once"
+        )
+    return [by_index[index] for index in range(len(table))]
 
 
 def _lines(path: Path) -> list[str]:
@@ -85,7 +121,7 @@ def _lines(path: Path) -> list[str]:
             f"cannot read the class list {clean(str(path))}: {error}",
             "expected a text file with one wnid a line",
         ) from error
-    stripped = (line.strip() for line in lines)
+    stripped = (composed(line.strip()) for line in lines)
     return [line for line in stripped if line and not line.startswith("#")]
 
 

@@ -1,13 +1,14 @@
-"""Deal each class's images into train, validation and test."""
+"""Deal each class's images into train, validation and test, or as they were dealt."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepme.artifacts.split import ImageIndex
+from deepme.artifacts.split import SUBSETS, ImageIndex
 
 
 def assign_subsets(
@@ -30,18 +31,47 @@ def assign_subsets(
     Returns:
         (M,) uint8: 0 train, 1 val, 2 test.
     """
-    key = seed.to_bytes(8, "little")
-    hashes = np.array(
-        [_hash(images.path(row), key) for row in range(len(images))], dtype=np.uint64
-    )
-    order = np.lexsort((hashes, images.label))
-    counts = np.bincount(images.label)
+    return _deal(images, np.arange(len(images)), val=val, test=test, seed=seed)
+
+
+def given_subsets(
+    images: ImageIndex, parts: Mapping[str, str], *, val: float, seed: int
+) -> NDArray[np.uint8]:
+    """Take over a split that the user has made as folders.
+
+    Args:
+        images: all images, each below one of the folders.
+        parts: folder -> train, val or test. Without val, that is dealt from the
+            training images as by `assign_subsets`.
+        val: share for validation, in [0, 0.9].
+        seed: the key.
+
+    Returns:
+        (M,) uint8: 0 train, 1 val, 2 test.
+    """
+    number = {folder: SUBSETS.index(part) for folder, part in parts.items()}
+    folders = (images.path(row).partition("/")[0] for row in range(len(images)))
+    subset = np.array([number[folder] for folder in folders], dtype=np.uint8)
+    if "val" not in parts.values():
+        rows = np.flatnonzero(subset == SUBSETS.index("train"))
+        subset[rows] = _deal(images, rows, val=val, test=0, seed=seed)
+    return subset
+
+
+def _deal(
+    images: ImageIndex, rows: NDArray[np.int64], *, val: float, test: float, seed: int
+) -> NDArray[np.uint8]:
+    """Deal some images, given by their rows."""
+    key, label = seed.to_bytes(8, "little"), images.label[rows]
+    hashes = np.array([_hash(images.path(row), key) for row in rows], dtype=np.uint64)
+    order = np.lexsort((hashes, label))
+    counts = np.bincount(label)
     starts = np.cumsum(counts) - counts
-    rank = np.empty(len(images), dtype=np.int64)
-    rank[order] = np.arange(len(images)) - starts[images.label[order]]
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[order] = np.arange(len(rows)) - starts[label[order]]
     num_test, num_val = _sizes(counts, val=val, test=test)
-    first_train = (num_test + num_val)[images.label]
-    in_test = rank < num_test[images.label]
+    first_train = (num_test + num_val)[label]
+    in_test = rank < num_test[label]
     subset = np.where(in_test, 2, np.where(rank < first_train, 1, 0))
     return subset.astype(np.uint8)
 

@@ -27,12 +27,12 @@ from deepme.core.methods import (
     deal_anew,
     with_equal_memberships,
 )
-from deepme.core.taxonomy import Taxonomy, best_covering_synset, descendant_counts
+from deepme.core.taxonomy import best_covering_synset, descendant_counts
 from deepme.core.windows import linkage_order, walk_order, window_groups
 from deepme.errors import UsageError
 from deepme.progress import note
 from deepme.storage.header import Header
-from deepme.wordnet.choice import load_chosen
+from deepme.taxonomies import taxonomy_of
 from deepme.workspace import Workspace
 
 # Groups without a meaning that a synset or a medoid could name.
@@ -165,9 +165,9 @@ def _group(
 
 def _order(similarity: Similarity) -> NDArray[np.int64]:
     """The order that windows are laid over; similar classes are near in it."""
-    if similarity.theta_of_path_length is None:
+    taxonomy = taxonomy_of(similarity)
+    if taxonomy is None:
         return linkage_order(similarity.theta())
-    taxonomy = _taxonomy(similarity)
     return walk_order(taxonomy, taxonomy.index_of(similarity.classes))
 
 
@@ -207,19 +207,15 @@ def _content(
     )
 
 
-def _taxonomy(similarity: Similarity) -> Taxonomy:
-    return load_chosen(str(similarity.origin.header.settings["wordnet"]))
-
-
 def _group_names(
     similarity: Similarity, method: str, members: list[NDArray[np.int64]]
 ) -> list[str]:
     """Name each group by the synset that fits it best, or by its medoid."""
     if method in _NAMES:
         return [_NAMES[method]] * len(members)
-    if similarity.theta_of_path_length is None:
+    taxonomy = taxonomy_of(similarity)
+    if taxonomy is None:
         return [similarity.names[similarity.medoid(indices)] for indices in members]
-    taxonomy = _taxonomy(similarity)
     synsets_N = taxonomy.index_of(similarity.classes)
     counts_S = descendant_counts(taxonomy, synsets_N)
     best = [

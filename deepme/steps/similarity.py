@@ -9,10 +9,13 @@ import numpy as np
 
 from deepme.artifacts.similarity import save_similarity, similarity_header
 from deepme.config import SimilaritySettings
+from deepme.core.hierarchy import Hierarchy
 from deepme.core.similarity import path_length_rows, theta_table
+from deepme.core.taxonomy import Indices, Taxonomy
 from deepme.errors import UsageError
+from deepme.images.hierarchies import read_hierarchy
 from deepme.images.matrices import read_matrix
-from deepme.images.sources import ALL_NOUNS, read_classes
+from deepme.images.sources import ALL_NOUNS, read_classes, require_distinct
 from deepme.progress import note, progress
 from deepme.storage.header import Header
 from deepme.wordnet.choice import load_chosen
@@ -20,34 +23,58 @@ from deepme.workspace import Workspace
 
 
 def run(
-    settings: SimilaritySettings, workspace: Workspace, *, classes: str, matrix: str
+    settings: SimilaritySettings,
+    workspace: Workspace,
+    *,
+    classes: str = "",
+    matrix: str = "",
+    hierarchy: str = "",
 ) -> Path:
     """Write similarity.h5.
 
     Args:
         settings: formula and WordNet.
         workspace: where to write.
-        classes: a class list (`read_classes`), ``wordnet``, or empty with `matrix`.
+        classes: a class list (`read_classes`), ``wordnet``, or empty with `matrix` or
+            `hierarchy`.
         matrix: the user's own similarity matrix, or empty.
+        hierarchy: the user's own hierarchy in place of WordNet, or empty; without
+            `classes` its leaves are the classes.
 
     Returns:
         The path of similarity.h5.
 
     Raises:
-        UsageError: neither classes nor matrix.
-        InputError: an unknown wnid, a class named twice, an unreadable file.
+        UsageError: none of the three, or two that exclude each other.
+        InputError: an unknown class, a class named twice, an unreadable file.
     """
-    if not classes and not matrix:
-        raise UsageError(
-            "neither --classes nor --matrix is given, expected one of them",
-            "for example --classes imagenet12k",
-        )
+    _check_sources(settings, classes, matrix, hierarchy)
     with workspace.lock():
         if matrix:
             _save_matrix(workspace, Path(matrix), classes)
+        elif hierarchy:
+            _save_hierarchy(settings, workspace, Path(hierarchy), classes)
         else:
             _save_wordnet(settings, workspace, classes)
     return workspace.similarity_path
+
+
+def _check_sources(
+    settings: SimilaritySettings, classes: str, matrix: str, hierarchy: str
+) -> None:
+    if not (classes or matrix or hierarchy):
+        raise UsageError(
+            "none of --classes, --hierarchy and --matrix is given, expected one",
+            "for example --classes imagenet12k",
+        )
+    worlds = {"--matrix": matrix, "--hierarchy": hierarchy}
+    worlds["--wordnet"] = settings.wordnet
+    given = [option for option, value in worlds.items() if value]
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(given)} are given, expected one of them",
+            "classes are in one world",
+        )
 
 
 def _save_wordnet(
@@ -67,6 +94,36 @@ def _save_wordnet(
         "wordnet_sha256": taxonomy.sha256,
         "depth": taxonomy.depth,
     }
+    _save_paths(settings, workspace, taxonomy, classes, indices, recorded)
+
+
+def _save_hierarchy(
+    settings: SimilaritySettings, workspace: Workspace, path: Path, source: str
+) -> None:
+    hierarchy = read_hierarchy(path)
+    if source:
+        classes = read_classes(source, hierarchy)
+    else:
+        classes = hierarchy.wnids(hierarchy.leaves)
+        require_distinct(classes, str(path))
+    indices = hierarchy.index_of(classes)
+    recorded = {
+        "formula": settings.formula,
+        "hierarchy": f"sha256:{hierarchy.sha256}",
+        "depth": hierarchy.depth,
+    }
+    _save_paths(settings, workspace, hierarchy, classes, indices, recorded)
+
+
+def _save_paths(
+    settings: SimilaritySettings,
+    workspace: Workspace,
+    taxonomy: Taxonomy,
+    classes: list[str],
+    indices: Indices,
+    recorded: dict[str, object],
+) -> None:
+    """Count the path lengths in a taxonomy, unless they are there already."""
     header = similarity_header(classes, recorded)
     if _is_up_to_date(workspace, header):
         return
@@ -86,6 +143,7 @@ def _save_wordnet(
                     ("raw_theta_of_path_length", False),
                 )
             },
+            hierarchy=taxonomy if isinstance(taxonomy, Hierarchy) else None,
             advance=advance,
         )
 

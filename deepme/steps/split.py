@@ -12,7 +12,7 @@ from deepme.artifacts.split import Split, save_split, split_header
 from deepme.config import MachineSettings, SplitSettings
 from deepme.images.index import Found, find_images
 from deepme.images.loading import ImageDataset, evaluation_batches
-from deepme.images.subsets import assign_subsets
+from deepme.images.subsets import assign_subsets, given_subsets
 from deepme.progress import note, progress
 from deepme.storage.header import Header
 from deepme.workspace import Workspace
@@ -30,6 +30,8 @@ class SplitReport:
         classes: N.
         empty_classes: classes of the list without an image.
         unknown_folders: folders that name no class of the list.
+        parts: folders of a split that the user has made -> train, val or test; or
+            empty.
         bytes_per_image: memory of the index.
         unreadable: path and reason of each bad image; None unless scanned.
     """
@@ -41,6 +43,7 @@ class SplitReport:
     classes: int
     empty_classes: list[str]
     unknown_folders: list[str]
+    parts: dict[str, str]
     bytes_per_image: float
     unreadable: list[tuple[str, str]] | None
 
@@ -56,7 +59,8 @@ def run(
     """Write split.h5.
 
     Args:
-        settings: shares and seed.
+        settings: shares and seed. A folder with parts of its own (`split_folders`)
+            keeps them, and only a missing val is dealt.
         machine: workers for the scan.
         workspace: with similarity.h5.
         data: a folder of class folders, a tar file, or a folder of tar files.
@@ -73,10 +77,12 @@ def run(
     with workspace.lock():
         with progress("indexing", None, "images") as advance:
             found = find_images(data, index, advance)
+        recorded = {"data": str(found.images.root), "fingerprint": found.fingerprint}
         header = split_header(
             similarity.origin.header.classes,
             settings.to_dict()
-            | {"data": str(found.images.root), "fingerprint": found.fingerprint},
+            | recorded
+            | ({"parts": found.parts} if found.parts else {}),
         )
         if workspace.is_current(workspace.split_path, header):
             note(f"the split is up to date: {workspace.split_path}")
@@ -94,11 +100,13 @@ def _save(
     found: Found,
     header: Header,
 ) -> None:
-    subset = assign_subsets(
-        found.images, val=settings.val, test=settings.test, seed=settings.seed
-    )
+    images, val, seed = found.images, settings.val, settings.seed
+    if found.parts:
+        subset = given_subsets(images, found.parts, val=val, seed=seed)
+    else:
+        subset = assign_subsets(images, val=val, test=settings.test, seed=seed)
     path = workspace.split_path
-    save_split(path, header, found.images, subset, num_classes)
+    save_split(path, header, images, subset, num_classes)
 
 
 def _report(
@@ -118,6 +126,7 @@ def _report(
         classes=len(classes),
         empty_classes=[classes[index] for index in np.flatnonzero(per_class == 0)],
         unknown_folders=list(found.unknown),
+        parts=found.parts,
         bytes_per_image=(split.images.nbytes + split.subset.nbytes)
         / max(1, len(split.images)),
         unreadable=bad,

@@ -149,6 +149,60 @@ class TestFolder:
         assert images.display_path(row).isprintable()
 
 
+class TestNested:
+    def test_classes_are_found_below_other_folders(self, tmp_path):
+        names = [f"mammals/canines/{DOG}/1.jpg", f"mammals/{CAT}/1.jpg", f"{FOX}/1.jpg"]
+        found = find(make_tree(tmp_path, names))
+        assert paths(found.images) == names
+        assert found.images.label.tolist() == [0, 1, 2]
+        assert found.unknown == ()
+
+    def test_what_names_no_class_is_told_as_high_up_as_it_holds(self, tmp_path):
+        names = ["mammals/ape/1.jpg", f"mammals/{CAT}/1.jpg", "birds/a/b/1.jpg"]
+        assert find(make_tree(tmp_path, names)).unknown == ("birds", "mammals/ape")
+
+    def test_links_to_folders_without_class_are_not_followed(self, tmp_path):
+        make_tree(tmp_path, [f"mammals/{DOG}/1.jpg"])
+        (tmp_path / "again").symlink_to(tmp_path)
+        found = find(tmp_path)
+        assert paths(found.images) == [f"mammals/{DOG}/1.jpg"]
+        assert found.unknown == ("again",)
+
+    def test_a_name_in_two_characters_is_the_same_class(self, tmp_path):
+        """As macOS writes it: e and an accent."""
+        make_tree(tmp_path, ["e\u0301lan/1.jpg", "cup/1.jpg"])
+        classes = {"\u00e9lan": 0, "cup": 1}
+        found = find_images(tmp_path, classes, lambda _, figures="": None)
+        assert found.images.label.tolist() == [0, 1]
+        assert read_bytes(found.images, 0) == b"e\xcc\x81lan/1.jpg"
+        assert class_folders(tmp_path) == ["cup", "\u00e9lan"]
+
+
+class TestParts:
+    TREE = (
+        *(f"train/{DOG}/1.jpg", f"train/{CAT}/1.jpg", f"val/{DOG}/1.jpg"),
+        *(f"test/{CAT}/1.jpg", "other/n02118333/1.jpg"),
+    )
+
+    def test_a_ready_split_is_found_and_the_rest_left_out(self, tmp_path):
+        found = find(make_tree(tmp_path, list(self.TREE)))
+        assert found.parts == {"train": "train", "val": "val", "test": "test"}
+        assert paths(found.images) == [
+            *(f"train/{DOG}/1.jpg", f"val/{DOG}/1.jpg"),
+            *(f"test/{CAT}/1.jpg", f"train/{CAT}/1.jpg"),
+        ]
+
+    def test_a_class_may_be_called_train(self, tmp_path):
+        make_tree(tmp_path, ["train/1.jpg", "test/1.jpg", "bus/1.jpg"])
+        classes = {"train": 0, "bus": 1, "test": 2}
+        found = find_images(tmp_path, classes, lambda _, figures="": None)
+        assert found.parts == {}
+        assert found.images.label.tolist() == [0, 1, 2]
+
+    def test_its_class_folders_are_those_of_the_training_part(self, tmp_path):
+        assert class_folders(make_tree(tmp_path, list(self.TREE))) == [DOG, CAT]
+
+
 class TestTar:
     def test_a_tar_file_equals_the_folder(self, tmp_path):
         folder = find(make_tree(tmp_path / "images", TREE)).images

@@ -89,3 +89,34 @@ def test_no_such_source(source: str) -> None:
 
 def test_labels_that_differ_in_case_are_different() -> None:
     require_distinct(["a", "A"], "labels")
+
+
+def test_a_class_map_gives_the_order_of_its_indices(tmp_path: Path) -> None:
+    source = write(tmp_path / "class_to_idx.json", '{"cup": 1, "e\u0301lan": 0}')
+    assert read_classes(source) == ["\u00e9lan", "cup"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 0, "b": 2}', "other indices than 0 to 1"),
+        ('{"a": 0, "b": 0}', "other indices than 0 to 1"),
+        ('{"a": 0, "b": "x"}', "expected a JSON object of class and index"),
+        ('["a", "b"]', "expected a JSON object of class and index"),
+        ("{", "expected a JSON object of class and index"),
+    ],
+)
+def test_what_is_no_class_map(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_classes(write(tmp_path / "map.json", text))
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udcff", ""])
+def test_names_that_nothing_can_hold_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="expected one line of UTF-8 text"):
+        require_distinct(["a", name], "labels")
+
+
+def test_a_near_miss_is_asked_for() -> None:
+    with pytest.raises(UsageError, match="did you mean 'imagenet12k'"):
+        read_classes("imagnet12k")

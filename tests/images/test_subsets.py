@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deepme.artifacts.split import ImageIndex
-from deepme.images.subsets import assign_subsets
+from deepme.images.subsets import assign_subsets, given_subsets
 
 TRAIN, VAL, TEST = 0, 1, 2
 PAPER = {"val": 0.05, "test": 0.10}
@@ -132,3 +132,35 @@ def test_one_more_image_moves_at_most_three_others(count: int, number: int) -> N
     before = subsets([paths])
     after = subsets([[*paths, f"a/new-{number}.jpg"]])
     assert sum(before[path] != after[path] for path in paths) <= 3
+
+
+class TestGiven:
+    PATHS = (
+        [f"train/a/{n}.jpg" for n in range(40)] + ["val/a/1.jpg", "test/a/1.jpg"],
+        ["train/b/1.jpg", "val/b/1.jpg"],
+    )
+
+    def given(self, parts: dict[str, str], paths: object = PATHS) -> Subsets:
+        images = index(paths)
+        subset = given_subsets(images, parts, val=0.1, seed=3)
+        return {images.path(row): int(subset[row]) for row in range(len(images))}
+
+    def test_three_parts_stay_as_they_are(self) -> None:
+        found = self.given({"train": "train", "val": "val", "test": "test"})
+        assert all(
+            subset == ("train", "val", "test").index(path.partition("/")[0])
+            for path, subset in found.items()
+        )
+
+    def test_a_missing_val_is_dealt_from_train(self) -> None:
+        paths = [[p for p in some if "test" not in p] for some in self.PATHS]
+        found = self.given({"train": "train", "val": "test"}, paths)
+        assert [p for p, subset in found.items() if subset == TEST] == [
+            *("val/a/1.jpg", "val/b/1.jpg")
+        ]
+        dealt = [p for p, subset in found.items() if subset == VAL]
+        assert len(dealt) == 4  # a tenth of 40; class b has but one image
+        assert all(path.startswith("train/a/") for path in dealt)
+        training = [paths[0][:-1], paths[1][:-1]]
+        alike = subsets(training, val=0.1, test=0, seed=3)
+        assert {p for p, subset in alike.items() if subset == VAL} == set(dealt)

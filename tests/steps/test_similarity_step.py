@@ -191,7 +191,7 @@ class TestRerun:
 
 class TestRefusals:
     def test_neither_classes_nor_matrix(self, workspace):
-        with pytest.raises(UsageError, match="neither --classes nor --matrix is given"):
+        with pytest.raises(UsageError, match="none of --classes, --hierarchy and"):
             run(workspace)
 
     def test_unknown_wnid(self, workspace, tmp_path):
