@@ -353,6 +353,7 @@ def route(
 app.command()(takes_settings(whole.run))
 app.command()(takes_settings(whole.compare))
 app.command()(takes_settings(whole.predict))
+app.command()(takes_settings(whole.export))
 app.command()(takes_settings(whole.plan))
 app.command()(whole.verify)
 app.command()(whole.demo)

@@ -383,6 +383,45 @@ class PredictSettings(RoutedSettings):
         option="fusion",
         choices=("gate", "attention", "flat"),
     )
+    backoff: float | None = setting(
+        None,
+        "answer with the nearest ancestor in the taxonomy whose probability reaches "
+        "this",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(RoutedSettings):
+    """What leaves the workspace, and in which form."""
+
+    section: ClassVar[str] = "export"
+
+    format: str = setting(
+        "onnx",
+        "one ONNX graph, or a folder for a model hub (safetensors, labels, model card)",
+        choices=("onnx", "hub"),
+    )
+    answer_by: str = setting(
+        "gate",
+        "who answers",
+        option="fusion",
+        choices=("gate", "attention", "flat"),
+    )
+    only: int | None = setting(
+        None,
+        "export the expert of this group alone, for the group's classes",
+        option="group",
+        at_least=1,
+    )
+    check: int = setting(
+        16, "images of the split on which the export must agree with PyTorch",
+        at_least=2, at_most=100_000,
+    )  # fmt: skip
+    license: str = setting(
+        "unknown", "licence named in the model card, as hubs name it (apache-2.0)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

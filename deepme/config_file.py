@@ -12,6 +12,7 @@ from deepme.config import (
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
+    ExportSettings,
     FlatSettings,
     GateSettings,
     MachineSettings,
@@ -37,6 +38,7 @@ STAGES: tuple[type[Settings], ...] = (
     MachineSettings,
     EvaluateSettings,
     RouteSettings,
+    ExportSettings,
     PredictSettings,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,22 +114,41 @@ def build_gate(
         image_size: pixels a side.
         weights: of the backbone: hub, none, or a local file.
     """
+    widths = []
+    if settings.input != "images":
+        experts = _experts(workspace, groups)
+        widths = [expert.training.num_features for expert in experts]
+    return blank_gate(settings, groups.num_groups, widths, image_size, weights)
+
+
+def blank_gate(
+    settings: GateSettings,
+    num_groups: int,
+    widths: Sequence[int],
+    image_size: int,
+    weights: str = "none",
+) -> nn.Module:
+    """Build a gate's network, as for `build_gate`.
+
+    Args:
+        settings: its input, backbone and temperatures.
+        num_groups: T.
+        widths: of the experts' features; not used on images.
+        image_size: pixels a side.
+        weights: of the backbone: hub, none, or a local file.
+    """
     gate: nn.Module
     if settings.input == "images":
         gate = create_network(
-            settings.backbone,
-            groups.num_groups,
-            weights=weights,
-            image_size=image_size,
+            settings.backbone, num_groups, weights=weights, image_size=image_size
         )
     else:
-        experts = _experts(workspace, groups)
-        width = sum(expert.training.num_features for expert in experts)
+        width = sum(widths)
         if settings.input == "confidences":
-            width += CONFIDENCES * len(experts)
-        gate = FeatureGate(width, groups.num_groups)
+            width += CONFIDENCES * num_groups
+        gate = FeatureGate(width, num_groups)
     if settings.temperature == "learned":
-        neutral = nn.Parameter(torch.zeros(groups.num_groups))
+        neutral = nn.Parameter(torch.zeros(num_groups))
         gate.register_parameter("log_temperature", neutral)
     return gate
 

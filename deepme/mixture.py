@@ -13,6 +13,7 @@ from deepme.core.mixture import (
     Members,
     class_log_probabilities,
     expert_confidences,
+    fuse,
     gate_confidences,
     normalize_scores,
     routed_weights,
@@ -33,7 +34,8 @@ class Mixture(nn.Module):
         input: what the gate sees: images, features or confidences.
         top: experts asked at most, None for all.
         least: smallest weight that asks an expert.
-        batch_size: images that a network sees at once.
+        batch_size: images that a network sees at once; None for one pass of every
+            network over all images, routed or not, which can be exported.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Mixture(nn.Module):
         input: str = "images",
         top: int | None = None,
         least: float = 0.0,
-        batch_size: int = 256,
+        batch_size: int | None = 256,
     ) -> None:
         """Keep the networks; nothing is computed."""
         super().__init__()
@@ -99,30 +101,21 @@ class Mixture(nn.Module):
             P (B, N) float32, each row sums to 1; and (B, T) float32, 0 for an expert
             that was not asked.
         """
-        answers = None
-        if self.input == "images":
-            gate_logits_BT = self._ask(self.gate, images)[0]
+        weights_BT, logits = self._weigh(images)
+        if logits is None and self.routed and self.batch_size is not None:
+            scores_BN = self._ask_few(images, weights_BT)
         else:
-            answers = [self._ask(expert, images) for expert in self.experts]
-            seen = [features_Bd for _, features_Bd in answers]
-            if self.input == "confidences":
-                seen.append(expert_confidences([logits for logits, _ in answers]))
-            gate_logits_BT = self.gate(torch.cat(seen, dim=1))[0].float()
-        s_BT = gate_confidences(gate_logits_BT)[0]
-        weights_BT = routed_weights(s_BT, top=self.top, least=self.least)
-        scores_BN = weights_BT.new_zeros(len(images), self.members.num_classes)
-        for t, expert in enumerate(self.experts):
-            asked = weights_BT[:, t].nonzero()[:, 0]
-            if answers is not None:
-                logits_BC = answers[t][0][asked]
-            else:
-                logits_BC = self._ask(expert, images[asked])[0]
-            votes_BC = self._probabilities(t, logits_BC) * weights_BT[asked, t, None]
-            part_BN = scores_BN.new_zeros(len(asked), scores_BN.shape[1])
-            classes_C = self.members.classes[t].to(images.device)
-            part_BN.index_add_(1, classes_C, votes_BC)
-            scores_BN.index_add_(0, asked, part_BN)
+            if logits is None:
+                logits = [self._ask(expert, images)[0] for expert in self.experts]
+            votes = [self._probabilities(t, each) for t, each in enumerate(logits)]
+            members = self.members.to(images.device)
+            scores_BN = fuse(votes, members=members, weights_BT=weights_BT)
         return normalize_scores(scores_BN), weights_BT
+
+    @property
+    def routed(self) -> bool:
+        """Whether there may be experts that an image is not shown to."""
+        return self.top is not None or self.least > 0
 
     def votes(self, images: Tensor) -> list[Tensor]:
         """What each expert says by itself: T tensors (B, C_t), f_t."""
@@ -131,8 +124,39 @@ class Mixture(nn.Module):
             for t, expert in enumerate(self.experts)
         ]
 
+    def _weigh(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """The experts' weights (B, T), and their logits where the gate needed them."""
+        logits = None
+        if self.input == "images":
+            gate_logits_BT = self._ask(self.gate, images)[0]
+        else:
+            answers = [self._ask(expert, images) for expert in self.experts]
+            logits = [each for each, _ in answers]
+            seen = [features_Bd for _, features_Bd in answers]
+            if self.input == "confidences":
+                seen.append(expert_confidences(logits))
+            gate_logits_BT = self.gate(torch.cat(seen, dim=1))[0].float()
+        s_BT = gate_confidences(gate_logits_BT)[0]
+        return routed_weights(s_BT, top=self.top, least=self.least), logits
+
+    def _ask_few(self, images: Tensor, weights_BT: Tensor) -> Tensor:
+        """F (B, N), every expert asked about the images that are routed to it."""
+        scores_BN = weights_BT.new_zeros(len(images), self.members.num_classes)
+        for t, expert in enumerate(self.experts):
+            asked = weights_BT[:, t].nonzero()[:, 0]
+            logits_BC = self._ask(expert, images[asked])[0]
+            votes_BC = self._probabilities(t, logits_BC) * weights_BT[asked, t, None]
+            part_BN = scores_BN.new_zeros(len(asked), scores_BN.shape[1])
+            classes_C = self.members.classes[t].to(images.device)
+            part_BN.index_add_(1, classes_C, votes_BC)
+            scores_BN.index_add_(0, asked, part_BN)
+        return scores_BN
+
     def _ask(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and features, of any number of images."""
+        if self.batch_size is None:
+            logits, features = network(images)
+            return logits.float(), features.float()
         # An empty batch has one part, and networks answer that as well.
         parts = [network(part) for part in torch.split(images, self.batch_size)]
         logits, features = zip(*parts, strict=True)

@@ -71,7 +71,7 @@ class Network(nn.Module):
         """Map (B, 3, S, S) uint8 to features (B, d)."""
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         # A batch of unreadable images is empty, and transformers cannot reshape it.
-        if not len(images):
+        if images.shape[0] == 0:
             return pixels.new_empty(0, self.num_features)
         return self.trunk(pixels)  # type: ignore[no-any-return]
 

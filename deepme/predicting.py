@@ -1,27 +1,31 @@
 """predict: what a trained workspace says of a user's images."""
 
-# ruff: noqa: N803, N806
+# ruff: noqa: N803, N806, N815
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from deepme.artifacts.groups import Groups
 from deepme.artifacts.split import ImageIndex
+from deepme.classifier import Classifier, classifier_of
 from deepme.config import MachineSettings, PredictSettings
+from deepme.core.backoff import Backoff
 from deepme.devices import choose_compute
-from deepme.errors import InputError
+from deepme.errors import InputError, UsageError
 from deepme.images.loading import ImageDataset, evaluation_batches
 from deepme.images.reading import SUFFIXES
-from deepme.inference import load_network
 from deepme.mixture import Mixture
 from deepme.progress import progress, warn
+from deepme.taxonomies import taxonomy_of
 from deepme.text import clean
 from deepme.workspace import Workspace
 
@@ -37,11 +41,14 @@ class Label:
         label: class id.
         name: for people.
         probability: in [0, 1].
+        path: names of its ancestors in the taxonomy, from the root down to it; empty
+            unless asked for.
     """
 
     label: str
     name: str
     probability: float
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,7 @@ class Voice:
         group: its number.
         name: of the group.
         weight: in (0, 1].
-        labels: what it says by itself; empty unless explained.
+        labels: what it says by itself, not calibrated; empty unless explained.
     """
 
     group: int
@@ -67,12 +74,17 @@ class Prediction:
 
     Attributes:
         path: of the image.
+        answer: the nearest ancestor of the best guess that is sure enough, or the
+            guess itself; None unless asked for, and where none is.
+        steps: edges of the taxonomy from the best guess up to the answer.
         labels: the most probable first.
         experts: those that were asked, the most trusted first; none with ``--fusion
             flat`` or ``attention``.
     """
 
     path: str
+    answer: Label | None
+    steps: int | None
     labels: tuple[Label, ...]
     experts: tuple[Voice, ...]
 
@@ -81,7 +93,8 @@ def find(arguments: Sequence[str], lines: Iterable[str]) -> list[Path]:
     """The images that a user names.
 
     Args:
-        arguments: files, folders (all images below them), or ``-`` for the lines.
+        arguments: files, folders (all images below them), patterns as ``*.jpg`` (``**``
+            for folders at any depth), or ``-`` for the lines.
         lines: paths, one each, read where an argument is ``-``.
 
     Raises:
@@ -94,13 +107,18 @@ def find(arguments: Sequence[str], lines: Iterable[str]) -> list[Path]:
         elif Path(argument).is_dir():
             below = sorted(Path(argument).rglob("*"))
             paths += [path for path in below if path.suffix.lower() in SUFFIXES]
+        elif not Path(argument).exists() and glob.has_magic(argument):
+            # Path.glob takes no absolute patterns.
+            matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
+            paths += [path for path in matches if path.is_file()]
         else:
             paths.append(Path(argument))
     for path in paths:
         if not path.exists():
             raise InputError(
                 f"there is no image {clean(str(path))}",
-                "name image files, folders of them, or - for paths on standard input",
+                "name image files, folders of them, patterns as '*.jpg', or - for "
+                "paths on standard input",
             )
     if not paths:
         raise InputError(f"no image in {clean(', '.join(arguments))}")
@@ -114,25 +132,37 @@ def predict(
     paths: Sequence[Path],
     *,
     explain: bool = False,
+    with_path: bool = False,
 ) -> Iterator[Prediction]:
-    """Say what is on some images, in their order.
+    """Say what is on some images, in their order, with calibrated probabilities.
 
     An unreadable image is warned of and left out.
 
     Args:
-        settings: how many guesses, and who is asked.
+        settings: how many guesses, who is asked, and how sure an answer must be.
         machine: device and workers.
         workspace: with what the fusion needs trained.
         paths: of the images.
         explain: also say what each expert that was asked says by itself.
+        with_path: also give each guess its ancestors in the taxonomy.
 
     Raises:
         ArtifactError: a network is missing or stale.
+        UsageError: the taxonomy is asked for, and the classes have none.
     """
-    groups = workspace.groups()
+    backoff = None
+    if with_path or settings.backoff is not None:
+        backoff = _backoff(workspace)
     compute = choose_compute(machine, "auto")
-    network, size = _network(settings, workspace)
-    network.to(compute.device)
+    classifier = classifier_of(
+        workspace,
+        machine,
+        fusion=settings.answer_by,
+        route_top=settings.route_top,
+        route_least=settings.route_least,
+    ).to(compute.device)
+    speaker = _Speaker(settings, classifier, backoff, with_path)
+    size = classifier.image_size
     dataset = ImageDataset(_index(paths), size=size, augment=False, seed=0)
     rows = np.arange(len(paths))
     with progress("predicting", len(paths), "images") as advance:
@@ -141,74 +171,127 @@ def predict(
                 warn(f"skipped {clean(str(paths[row]))}: {reason}")
             images = batch.inputs.to(compute.device)
             with torch.inference_mode(), compute.autocast():
-                P_BN, weights_BT = _ask(network, images)
-                votes = None
-                if explain and isinstance(network, Mixture):
-                    votes = [vote.cpu() for vote in network.votes(images)]
-            chosen = P_BN.cpu().topk(min(settings.guesses, P_BN.shape[1]), dim=1)
-            for b, row in enumerate(batch.rows.tolist()):
-                yield Prediction(
-                    path=str(paths[row]),
-                    labels=_labels(groups, chosen.values[b], chosen.indices[b]),
-                    experts=_voices(settings, groups, weights_BT, votes, b),
-                )
+                answers = _ask(classifier, images, explain)
+            names = [str(paths[row]) for row in batch.rows.tolist()]
+            yield from speaker.say(names, answers)
             advance(len(batch.rows) + len(batch.unreadable))
 
 
-def _network(settings: PredictSettings, workspace: Workspace) -> tuple[nn.Module, int]:
-    """Who answers, and the image size it sees."""
-    if settings.answer_by == "gate":
-        mixture = Mixture.load(
-            workspace, top=settings.route_top, least=settings.route_least
+class _Answers(NamedTuple):
+    """What is said of a batch, on the CPU: P (B, N), weights (B, T), T times f_t."""
+
+    P_BN: Tensor
+    weights_BT: Tensor | None
+    votes: list[Tensor] | None
+
+
+def _ask(classifier: Classifier, images: Tensor, explain: bool) -> _Answers:
+    P_BN, weights_BT = classifier.probabilities(images)
+    votes = None
+    if explain and isinstance(classifier.network, Mixture):
+        votes = [vote.cpu() for vote in classifier.network.votes(images)]
+    weights_BT = None if weights_BT is None else weights_BT.cpu()
+    return _Answers(P_BN.cpu(), weights_BT, votes)
+
+
+def _backoff(workspace: Workspace) -> Backoff:
+    similarity = workspace.similarity()
+    taxonomy = taxonomy_of(similarity)
+    if taxonomy is None:
+        raise UsageError(
+            "--backoff and --path need a taxonomy, and these classes have a matrix of "
+            "similarities instead",
+            "leave them out",
         )
-        return mixture, workspace.gate().training.image_size
-    trained = (
-        workspace.flat() if settings.answer_by == "flat" else workspace.attention()
-    )
-    return load_network(trained, workspace), trained.training.image_size
+    return Backoff(taxonomy, taxonomy.index_of(similarity.classes))
 
 
-def _ask(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Probabilities (B, N), and weights (B, T) of a mixture."""
-    if isinstance(network, Mixture):
-        P_BN, weights_BT = network(images)
-        return P_BN, weights_BT.cpu()
-    parts = [network(part)[0].float() for part in torch.split(images, 256)]
-    return torch.cat(parts).softmax(dim=1), None
+@dataclass(frozen=True)
+class _Speaker:
+    """Turns numbers into what people are told."""
 
+    settings: PredictSettings
+    classifier: Classifier
+    backoff: Backoff | None
+    with_path: bool
 
-def _labels(groups: Groups, values: Tensor, indices: Tensor) -> tuple[Label, ...]:
-    content = groups.content
-    return tuple(
-        Label(label=content.classes[k], name=content.names[k], probability=p)
-        for p, k in zip(values.tolist(), indices.tolist(), strict=True)
-    )
+    def say(self, paths: list[str], answers: _Answers) -> Iterator[Prediction]:
+        """Yield a prediction an image."""
+        P_BN, weights_BT = answers.P_BN, answers.weights_BT
+        best = P_BN.topk(min(self.settings.guesses, P_BN.shape[1]), dim=1)
+        # All rows at once: a call of torch for each image would take longer than it.
+        values, indices = best.values.tolist(), best.indices.tolist()
+        weights = None if weights_BT is None else weights_BT.tolist()
+        for b, path in enumerate(paths):
+            answer, steps = self._answer(P_BN[b].numpy())
+            voices: tuple[Voice, ...] = ()
+            if weights is not None:
+                votes = answers.votes and [vote[b] for vote in answers.votes]
+                voices = self._voices(weights[b], votes)
+            yield Prediction(
+                path=path,
+                answer=answer,
+                steps=steps,
+                labels=self._labels(values[b], indices[b]),
+                experts=voices,
+            )
 
-
-def _voices(
-    settings: PredictSettings,
-    groups: Groups,
-    weights_BT: Tensor | None,
-    votes: list[Tensor] | None,
-    b: int,
-) -> tuple[Voice, ...]:
-    if weights_BT is None:
-        return ()
-    voices = []
-    for t in weights_BT[b].argsort(descending=True, stable=True).tolist():
-        weight = float(weights_BT[b, t])
-        if weight == 0:
-            continue
-        labels: tuple[Label, ...] = ()
-        if votes is not None:
-            best = votes[t][b].topk(min(settings.guesses, votes[t].shape[1]))
-            classes = torch.from_numpy(groups.members[t])[best.indices]
-            labels = _labels(groups, best.values, classes)
-        group = groups.content.groups[t]
-        voices.append(
-            Voice(group=group.number, name=group.name, weight=weight, labels=labels)
+    def _labels(self, values: list[float], indices: list[int]) -> tuple[Label, ...]:
+        named = self.classifier.classes
+        return tuple(
+            Label(
+                label=named[k].label,
+                name=named[k].name,
+                probability=p,
+                path=self._path(k),
+            )
+            for p, k in zip(values, indices, strict=True)
         )
-    return tuple(voices)
+
+    def _path(self, k: int) -> tuple[str, ...]:
+        if not self.with_path or self.backoff is None:
+            return ()
+        return tuple(map(self.backoff.taxonomy.name, self.backoff.path(k)))
+
+    def _answer(self, P_N: NDArray[np.float32]) -> tuple[Label | None, int | None]:
+        if self.settings.backoff is None or self.backoff is None:
+            return None, None
+        found = self.backoff.answer(P_N, self.settings.backoff)
+        if found is None:
+            return None, None
+        taxonomy = self.backoff.taxonomy
+        label = Label(
+            label=taxonomy.wnids([found.synset])[0],
+            name=taxonomy.name(found.synset),
+            probability=found.probability,
+        )
+        return label, found.steps
+
+    def _voices(
+        self, weights: list[float], votes: list[Tensor] | None
+    ) -> tuple[Voice, ...]:
+        voices = []
+        for t in sorted(range(len(weights)), key=lambda t: -weights[t]):
+            if weights[t] == 0:
+                break
+            labels = () if votes is None else self._votes(votes[t], t)
+            group = self.classifier.groups[t]
+            voices.append(
+                Voice(
+                    group=group.number,
+                    name=group.name,
+                    weight=weights[t],
+                    labels=labels,
+                )
+            )
+        return tuple(voices)
+
+    def _votes(self, vote_C: Tensor, t: int) -> tuple[Label, ...]:
+        network = self.classifier.network
+        assert isinstance(network, Mixture), "nobody else has experts that vote"
+        best = vote_C.topk(min(self.settings.guesses, len(vote_C)))
+        classes_C = network.members.classes[t].cpu()
+        return self._labels(best.values.tolist(), classes_C[best.indices].tolist())
 
 
 def _index(paths: Sequence[Path]) -> ImageIndex:

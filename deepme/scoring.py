@@ -195,9 +195,14 @@ class Voters:
         """The images that all could read, as positions in the subset."""
         return np.flatnonzero(self.images.readable)
 
-    def batches(self) -> Iterator[Votes]:
-        """Yield the votes on every `BATCH_SIZE` readable images, in order."""
-        positions = self.positions
+    def batches(self, positions: NDArray[np.int64] | None = None) -> Iterator[Votes]:
+        """Yield the votes on every `BATCH_SIZE` images, in order.
+
+        Args:
+            positions: some of `positions`; None for all.
+        """
+        if positions is None:
+            positions = self.positions
         starts = range(0, len(positions), BATCH_SIZE)
         for start, word in zip(starts, self._gate_batches(positions), strict=True):
             some = positions[start : start + BATCH_SIZE]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from deepme.artifacts.routing import RoutingContent
     from deepme.artifacts.selection import SelectionContent
     from deepme.planning import Plan
-    from deepme.predicting import Label, Prediction
+    from deepme.steps.export import ExportReport
     from deepme.steps.split import SplitReport
     from deepme.verifying import Verdict
 
@@ -138,6 +137,8 @@ def print_results(results: Sequence[EvaluationContent]) -> None:
         *(f"macro top-{k}" for k in ranks),
         *(f"micro top-{k}" for k in ranks),
         "right group",
+        "ECE",
+        "calibrated",
     )
     rows = [
         (
@@ -146,11 +147,13 @@ def print_results(results: Sequence[EvaluationContent]) -> None:
             *(f"{result.macro[k]:.1%}" for k in ranks),
             *(f"{result.micro[k]:.1%}" for k in ranks),
             f"{result.right_group:.1%}",
+            f"{result.calibration_error:.1%}",
+            "" if result.calibrated_error is None else f"{result.calibrated_error:.1%}",
         )
         for result in results
     ]
     chance = [f"{min(1.0, int(k) / results[0].classes):.1%}" for k in ranks]
-    rows.append(("chance", "", *chance, *chance, ""))
+    rows.append(("chance", "", *chance, *chance, "", "", ""))
     _print_table(header, rows, "ll" + "r" * (len(header) - 2))
     first = results[0]
     skipped = f", {first.unreadable:,} unreadable" if first.unreadable else ""
@@ -227,37 +230,14 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     print(f"{intact:,} of {counted(len(verdicts), 'file')} intact")
 
 
-def print_predictions(predictions: Iterable[Prediction]) -> None:
-    """Print each image as it is done: its guesses, and the experts that were asked."""
-    for prediction in predictions:
-        print(clean(prediction.path))
-        for label in prediction.labels:
-            print(_guess(label))
-        for voice in prediction.experts:
-            print(f"    {voice.weight:6.1%}  expert {voice.group} {clean(voice.name)}")
-            for label in voice.labels:
-                print(f"          {_guess(label)}")
-
-
-def _guess(label: Label) -> str:
-    return f"  {label.probability:6.1%}  {clean(label.name)}  ({clean(label.label)})"
-
-
-def print_csv(predictions: Iterable[Prediction]) -> None:
-    """Print one line a guess, with a header."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("path", "rank", "class", "name", "probability"))
-    for prediction in predictions:
-        for rank, label in enumerate(prediction.labels, start=1):
-            texts = (prediction.path, str(rank), label.label, label.name)
-            row = [_cell(text) for text in texts]
-            writer.writerow([*row, f"{label.probability:.6f}"])
-
-
-def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    text = clean(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+def print_export(report: ExportReport) -> None:
+    """Print what was written, and how well it agrees."""
+    print(clean(report.path))
+    print(
+        f"{counted(report.classes, 'class')}, {report.bytes / 1e6:,.1f} MB; the same "
+        f"answers as PyTorch on {counted(report.images, 'image')}, probabilities "
+        f"within {report.largest_difference:.1g}"
+    )
 
 
 def print_comparison(content: ComparisonContent) -> None:

@@ -16,7 +16,7 @@ from deepme.workspace import Workspace
 
 PATTERNS = (
     *("*.h5", "*.json", "flat/*", "gate/*", "attention/*", "experts/*/*"),
-    *("features/*", "outputs/*/*", "evaluation/*"),
+    *("features/*", "outputs/*/*", "evaluation/*", "calibration/*"),
 )
 SUFFIXES = (".h5", ".json", ".safetensors")
 

@@ -45,6 +45,7 @@ _COMMANDS = {
     "gate": "deepme train-gate",
     "routing.json": "deepme route",
     "attention": "deepme train-attention",
+    "calibration": "deepme evaluate",
     "evaluation": "deepme evaluate",
 }
 
@@ -115,6 +116,10 @@ class Workspace:
     def features_path(self, subset: str) -> Path:
         """The frozen trunk's features of a subset's images."""
         return self.root / "features" / f"{subset}.h5"
+
+    def calibration_path(self, fusion: str) -> Path:
+        """The temperature of a way to answer."""
+        return self.root / "calibration" / f"{fusion}.json"
 
     def evaluation_path(self, system: str) -> Path:
         """A system's result."""
@@ -292,7 +297,10 @@ class Workspace:
     def _swept_with(self, folder: Path) -> list[Path]:
         if folder != self.root:
             return [folder]
-        places = ("gate", "evaluation", "figures", "outputs/*")
+        places = (
+            *("gate", "calibration", "evaluation", "figures", "outputs/*"),
+            *("export", "export/*"),
+        )
         return [folder, *(found for place in places for found in folder.glob(place))]
 
     def _require(self, path: Path) -> None:

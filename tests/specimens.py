@@ -23,6 +23,7 @@ KINDS = {
     "outputs": "outputs/test/01.h5",
     "gate": "gate/training.json",
     "gate weights": "gate/weights.safetensors",
+    "calibration": "calibration/gate.json",
     "evaluation": "evaluation/deepme.json",
     "evaluation counts": "evaluation/deepme.h5",
 }
@@ -43,7 +44,7 @@ class Specimen(NamedTuple):
 def small_workspace(finished: Path, root: Path, network: str, config: Path) -> Path:
     """Finish a workspace whose networks are tiny, and leave a checkpoint in it."""
     shutil.copytree(finished, root)
-    for name in ("experts", "gate", "outputs", "evaluation", "figures"):
+    for name in ("experts", "gate", "outputs", "calibration", "evaluation", "figures"):
         shutil.rmtree(root / name)
     settings = ["--config", config, "--workspace", root]
     train = ["train-expert", "--group", "all", "--backbone", network, *settings]
@@ -118,6 +119,12 @@ def _evaluation(path: Path) -> object:
     return load_evaluation(path.with_suffix(".json"))
 
 
+def _calibration(path: Path) -> object:
+    from deepme.artifacts.calibration import load_calibration
+
+    return load_calibration(path)
+
+
 def _checkpoint(path: Path) -> object:
     from deepme.training.checkpoint import resume
 
@@ -148,6 +155,7 @@ _LOADERS: dict[str, Callable[[Path, Path], Any]] = {
     "outputs": _loader(_outputs),
     "gate": _loader(lambda path: _training(path, "gate")),
     "gate weights": _weights,
+    "calibration": _loader(_calibration),
     "evaluation": _loader(_evaluation),
     "evaluation counts": _loader(_evaluation),
 }

@@ -14,7 +14,7 @@ MADE = {
     "split": ("split.h5",),
     "train-expert": ("experts/01",),
     "train-gate": ("gate", "outputs/train", "outputs/val"),
-    "evaluate": ("evaluation", "outputs/test"),
+    "evaluate": ("calibration", "evaluation", "outputs/test"),
     "plot-accuracy": ("figures",),
 }
 """What each command makes; of train-expert only the first group's expert."""

@@ -38,7 +38,7 @@ class Section:
     """What artifacts.md says of one file.
 
     Attributes:
-        pattern: the file's path; NN, SUBSET, SYSTEM and NETWORK stand for what varies.
+        pattern: the file's path; names in capitals stand for what varies.
         kind: of its header.
         layout: its schema version.
         rows: name -> the cells behind it (type, perhaps shape, meaning).
@@ -51,7 +51,7 @@ class Section:
 
     def fits(self, path: str) -> bool:
         pattern = re.escape(self.pattern).replace("NN", r"\d\d")
-        free = "SUBSET|SYSTEM|NETWORK"
+        free = "SUBSET|SYSTEM|NETWORK|FUSION"
         return bool(re.fullmatch(re.sub(free, r"[a-z0-9-]+", pattern), path))
 
 
@@ -309,7 +309,7 @@ def test_a_function_that_is_not_there_is_noticed(name: str) -> None:
     [
         *("clustering", "fuzzy", "gate_loss", "grouping", "metrics", "mixture"),
         *("regularizers", "similarity", "spectral"),
-        *("confusion", "methods", "selection", "windows"),
+        *("calibration", "confusion", "methods", "selection", "windows"),
     ],
 )
 def test_every_equation_in_core_is_on_the_page(module: str) -> None:

@@ -18,6 +18,7 @@ from deepme.workspace import Workspace
 BEFORE_THE_TEST = (
     *("similarity.h5", "split.h5", "memberships.h5", "groups.json"),
     *("flat/", "experts/", "gate/", "attention/", "outputs/train/", "outputs/val/"),
+    "calibration/",
 )
 
 

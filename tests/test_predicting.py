@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from deepme.calibrating import calibrate
 from deepme.config import EvaluateSettings, MachineSettings
+from deepme.core.calibration import temper_probabilities
 from deepme.core.mixture import Members
+from deepme.core.taxonomy import hypernym_closure
 from deepme.errors import ArtifactError, InputError
 from deepme.images.loading import ImageDataset, evaluation_batches
 from deepme.mixture import Mixture
 from deepme.networks import FeatureGate, create_network
-from deepme.predicting import find
+from deepme.predicting import Label, Prediction, find
+from deepme.prediction_tables import print_csv
 from deepme.steps import evaluate
+from deepme.wordnet import load_builtin
 from deepme.workspace import Workspace
 
 MACHINE = MachineSettings(device="cpu", workers=0)
@@ -42,6 +47,12 @@ def top1(workspace: Workspace, mixture: Mixture) -> tuple[float, float]:
         right.append(P_BN.argmax(dim=1) == batch.labels)
         asked.append((weights_BT > 0).sum(dim=1).double())
     return float(torch.cat(right).double().mean()), float(torch.cat(asked).mean())
+
+
+def is_above(taxonomy, above: str, below: str) -> bool:
+    """Whether a synset is another or one of its ancestors."""
+    ends = taxonomy.index_of([above, below])
+    return int(ends[0]) in hypernym_closure(taxonomy, ends[1:])
 
 
 class TestMixture:
@@ -142,7 +153,11 @@ class TestCommand:
             if split.images.display_path(r) == str(path)
         )
         (batch,) = evaluation_batches(dataset, np.array([row]), 1, 0)
-        P_BN, weights_BT = Mixture.load(workspace)(batch.inputs)
+        raw_BN, weights_BT = Mixture.load(workspace)(batch.inputs)
+        found = calibrate(workspace, "gate", MACHINE)
+        assert found
+        assert found.content.temperature != 1
+        P_BN = temper_probabilities(raw_BN, found.content.temperature)
         for label in prediction["labels"]:
             expected = float(P_BN[0, classes.index(label["label"])])
             assert label["probability"] == pytest.approx(expected, abs=1e-6)
@@ -175,8 +190,55 @@ class TestCommand:
         assert shown.stdout.splitlines()[0] == str(path)
         assert "expert 1" in shown.stdout
         rows = list(csv.reader(io.StringIO(invoke("predict", "--csv", *place).stdout)))
-        assert rows[0] == ["path", "rank", "class", "name", "probability"]
+        header = ["path", "rank", "class", "name", "probability", "ancestors"]
+        assert rows[0] == header
         assert [row[:2] for row in rows[1:]] == [[str(path), "1"], [str(path), "2"]]
+
+    def test_it_backs_off_to_an_ancestor_that_is_sure_enough(
+        self, workspace, invoke, tiny_images
+    ):
+        path = tiny_images / "n02084071"
+        arguments = ("predict", path, "--topk", 12, "-w", workspace.root, *PLACE)
+        told = invoke(*arguments, "--backoff", 0.5, "--path", "--json")
+        assert told.code == 0, told.stderr
+        taxonomy = load_builtin()
+        for prediction in json.loads(told.stdout):
+            answer, best = prediction["answer"], prediction["labels"][0]
+            below = sum(
+                label["probability"]
+                for label in prediction["labels"]
+                if is_above(taxonomy, answer["label"], label["label"])
+            )
+            assert answer["probability"] == pytest.approx(below, abs=1e-5)
+            assert answer["probability"] >= 0.5 - 1e-6
+            assert is_above(taxonomy, answer["label"], best["label"])
+            assert (prediction["steps"] == 0) == (answer["label"] == best["label"])
+            assert best["path"][0] == "entity"
+            assert best["path"][-1] == best["name"]
+        root = json.loads(invoke(*arguments, "--backoff", 1, "--json").stdout)[0]
+        classes = workspace.groups().content.classes
+        above = root["answer"]["label"]
+        assert all(is_above(taxonomy, above, label) for label in classes)
+        assert root["labels"][0]["path"] == []
+        shown = invoke(*arguments, "--backoff", 0.5, "--path").stdout.splitlines()
+        assert "sure enough" in shown[1]
+        assert "entity > " in shown[2]
+        lines = invoke(*arguments, "--backoff", 0.5, "--csv").stdout.splitlines()
+        assert next(csv.reader(lines[1:]))[1] == "0"
+
+    def test_a_matrix_has_no_ancestors(self, workspace, invoke, tiny_images, tmp_path):
+        matrix = tmp_path / "matrix.csv"
+        classes = workspace.groups().content.classes
+        rows = [
+            f"{name},{','.join(map(str, row))}"
+            for name, row in zip(classes, np.eye(len(classes)) / 2 + 0.5, strict=True)
+        ]
+        matrix.write_text("\n".join([f",{','.join(classes)}", *rows]))
+        root = tmp_path / "own"
+        assert not invoke("similarity", "--matrix", matrix, "-w", root).code
+        told = invoke("predict", tiny_images, "--path", "-w", root, *PLACE)
+        assert told.code == 2
+        assert "need a taxonomy" in told.stderr
 
     def test_an_image_that_cannot_be_read_is_left_out(
         self, workspace, run_cli, tiny_images, tmp_path
@@ -211,6 +273,18 @@ class TestFind:
         found = find([str(one), str(folder), "-"], [f"{one}\n", "\n"])
         assert found == [one, *sorted(folder.iterdir()), one]
 
+    def test_patterns(self, tiny_images):
+        below = find([str(tiny_images / "n02121620" / "0*.png")], [])
+        assert [path.name for path in below] == [f"{n:02d}.png" for n in range(10)]
+        assert len(find([str(tiny_images / "**" / "00.png")], [])) == 12
+        with pytest.raises(InputError, match=r"no image in .*\*\.jpg"):
+            find([str(tiny_images / "*.jpg")], [])
+
+    def test_a_name_with_brackets_is_a_name(self, tmp_path):
+        path = tmp_path / "a[1].png"
+        path.touch()
+        assert find([str(path)], []) == [path]
+
     @pytest.mark.parametrize("lines", [[], ["\n"]])
     def test_nothing(self, lines):
         with pytest.raises(InputError, match="no image in -"):
@@ -222,13 +296,11 @@ class TestFind:
 
 
 def test_formulas_are_no_formulas_in_a_spreadsheet(capsys):
-    from deepme.predicting import Label, Prediction
-    from deepme.tables import print_csv
-
     labels = (Label(label="@SUM(A1)", name="-1+\x1b[31m", probability=0.5),)
-    print_csv([Prediction(path="=cmd()", labels=labels, experts=())])
+    said = Prediction(path="=cmd()", answer=None, steps=None, labels=labels, experts=())
+    print_csv([said])
     row = next(csv.reader(io.StringIO(capsys.readouterr().out.splitlines()[1])))
-    assert row == ["'=cmd()", "1", "'@SUM(A1)", "'-1+\\x1b[31m", "0.500000"]
+    assert row == ["'=cmd()", "1", "'@SUM(A1)", "'-1+\\x1b[31m", "0.500000", ""]
 
 
 def test_an_unknown_gate_is_refused(workspace):

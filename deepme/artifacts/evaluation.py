@@ -19,7 +19,7 @@ from deepme.storage.hdf5 import dataset, open_hdf5, write_hdf5
 from deepme.storage.header import Header, validated
 from deepme.storage.json import read_json, write_json
 
-KIND, SCHEMA = "evaluation", 2
+KIND, SCHEMA = "evaluation", 3
 COUNTS_KIND, COUNTS_SCHEMA = "evaluation-counts", 2
 
 NUM_BINS = 15
@@ -72,6 +72,9 @@ class EvaluationContent:
         right_group: share of images whose heaviest expert holds the true class.
         expert_passes: experts asked an image, on average.
         calibration_error: expected calibration error of F/ΣF, 15 bins.
+        temperature: fitted on validation images; None for a fusion that nobody
+            predicts with, or without validation images.
+        calibrated_error: the calibration error under it.
         groups: one entry an expert.
     """
 
@@ -86,6 +89,8 @@ class EvaluationContent:
     right_group: float
     expert_passes: float
     calibration_error: float
+    temperature: float | None
+    calibrated_error: float | None
     groups: tuple[GroupResult, ...]
 
 

@@ -64,6 +64,11 @@ class Members:
         classes = tuple(torch.tensor(list(group), device=device) for group in groups)
         return cls(classes=classes, position_NT=position_NT.to(device))
 
+    def to(self, device: torch.device | str) -> Members:
+        """Return the same tables on a device; themselves where they are there."""
+        classes = tuple(classes_C.to(device) for classes_C in self.classes)
+        return Members(classes=classes, position_NT=self.position_NT.to(device))
+
     @property
     def num_classes(self) -> int:
         """N."""
@@ -131,7 +136,8 @@ def fuse(
     Returns:
         (B, N) float ≥ 0; each row sums to Σ_t φ_t. Differentiable in both inputs.
     """
-    scores_BN = weights_BT.new_zeros(len(weights_BT), members.num_classes)
+    # Not len(): it would fix the batch's size in an exported graph.
+    scores_BN = weights_BT.new_zeros(weights_BT.shape[0], members.num_classes)
     experts = zip(probabilities, members.classes, weights_BT.T, strict=True)
     for probability_BC, classes_C, weight_B in experts:
         scores_BN.index_add_(1, classes_C, weight_B[:, None] * probability_BC)
@@ -189,9 +195,12 @@ def routed_weights(
     """
     kept_BT = s_BT >= torch.clamp(s_BT.amax(dim=1, keepdim=True), max=least)
     if top is not None and top < s_BT.shape[1]:
-        order_BT = s_BT.argsort(dim=1, descending=True, stable=True)
-        first_BT = torch.zeros_like(kept_BT).scatter(1, order_BT[:, :top], True)
-        kept_BT = kept_BT & first_BT
+        # Counted, not sorted: ONNX knows no stable sort.
+        other_BTT, own_BTT = s_BT[:, None, :], s_BT[:, :, None]
+        index_T = torch.arange(s_BT.shape[1], device=s_BT.device)
+        lower_TT = index_T[None, :] < index_T[:, None]
+        ahead_BTT = (other_BTT > own_BTT) | ((other_BTT == own_BTT) & lower_TT)
+        kept_BT = kept_BT & (ahead_BTT.sum(dim=2) < top)
     return s_BT * kept_BT
 
 

@@ -87,7 +87,7 @@ def decode(raw: bytes) -> Image.Image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise UnreadableImage(f"{width}×{height} pixels, more than 64 M")
-                return _rgb(ImageOps.exif_transpose(image))
+                return upright_rgb(image)
     except UnidentifiedImageError as error:
         raise UnreadableImage("not a JPEG, PNG, WEBP, BMP or GIF file") from error
     except (UnreadableImage, MemoryError):
@@ -97,8 +97,10 @@ def decode(raw: bytes) -> Image.Image:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Scale 16 bits a pixel to 8 first: Pillow's own conversion clips them at 255."""
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF mark says, and convert it to RGB."""
+    image = ImageOps.exif_transpose(image)
+    # Pillow's own conversion would clip 16 bits a pixel at 255.
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")

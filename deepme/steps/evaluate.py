@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepme.artifacts.calibration import Calibration
 from deepme.artifacts.evaluation import (
     KIND,
     NUM_BINS,
@@ -19,7 +20,9 @@ from deepme.artifacts.evaluation import (
     save_evaluation,
 )
 from deepme.artifacts.groups import Groups
+from deepme.calibrating import CALIBRATED, calibrate_locked
 from deepme.config import EvaluateSettings, MachineSettings
+from deepme.core.calibration import temper_probabilities
 from deepme.core.metrics import (
     CalibrationBins,
     SparseConfusions,
@@ -56,10 +59,19 @@ def run(
     groups = workspace.groups()
     split = workspace.split(groups.origin)
     with workspace.lock():
-        voters = voters_of(workspace, groups, split, "test", machine, settings.fusion)
-        headers = {
-            fusion: _header(groups, settings, fusion, _lineage(fusion, voters))
+        calibrations = {
+            fusion: calibrate_locked(workspace, fusion, machine)
             for fusion in settings.fusion
+            if fusion in CALIBRATED
+        }
+        voters = voters_of(workspace, groups, split, "test", machine, settings.fusion)
+        lineages = {
+            fusion: _lineage(fusion, voters, calibrations.get(fusion))
+            for fusion in settings.fusion
+        }
+        headers = {
+            fusion: _header(groups, settings, fusion, lineage)
+            for fusion, lineage in lineages.items()
         }
         paths = {
             fusion: _path(workspace, groups, fusion, header)
@@ -74,7 +86,10 @@ def run(
                 "rerun `deepme split` with a larger --test",
             )
         members = voters.members
-        counters = {fusion: _Counter(members, settings, fusion) for fusion in headers}
+        counters = {
+            fusion: _Counter(members, settings, fusion, calibrations.get(fusion))
+            for fusion in headers
+        }
         _count(voters, counters)
         return [
             _save(groups, voters.images, paths[fusion], headers[fusion], counter)
@@ -82,9 +97,13 @@ def run(
         ]
 
 
-def _lineage(fusion: str, voters: Voters) -> dict[str, str]:
+def _lineage(
+    fusion: str, voters: Voters, calibration: Calibration | None
+) -> dict[str, str]:
     """What a fusion's result is made from."""
     origins = [voters.groups.origin, voters.split.origin]
+    if calibration:
+        origins.append(calibration.origin)
     if fusion not in WHOLE:
         origins += [output.origin for output in voters.images.outputs]
     if fusion in NEEDS_GATE and voters.gate:
@@ -130,9 +149,15 @@ class _Counter:
     """All counters of one fusion; linear in N and in the number of errors."""
 
     def __init__(
-        self, members: Members, settings: EvaluateSettings, fusion: str
+        self,
+        members: Members,
+        settings: EvaluateSettings,
+        fusion: str,
+        calibration: Calibration | None,
     ) -> None:
         self.members, self.settings, self.fusion = members, settings, fusion
+        self.temperature = calibration.content.temperature if calibration else None
+        self.calibrated = CalibrationBins(NUM_BINS)
         self.system = TopKCounts(members.num_classes, settings.topk)
         self.experts = [TopKCounts(size, settings.topk) for size in members.sizes]
         self.confusions = SparseConfusions(members.num_classes)
@@ -152,6 +177,9 @@ class _Counter:
         self.confusions.update(scores_BN, labels_B=labels_B)
         confidence_B, predicted_B = scores_BN.max(dim=1)
         self.calibration.update(confidence_B, correct_B=predicted_B == labels_B)
+        if self.temperature is not None:
+            P_BN = temper_probabilities(scores_BN, self.temperature)
+            self.calibrated.update(P_BN.amax(dim=1), correct_B=predicted_B == labels_B)
         first_BT = self.weights.update(weights_BT)
         self.right_group += float((first_BT * self.members.holds(labels_B)).sum())
         for t, counts in enumerate(self.experts[: len(votes.logits)]):
@@ -187,6 +215,10 @@ def _save(
         right_group=counter.right_group / num_images,
         expert_passes=counter.expert_passes / num_images,
         calibration_error=counter.calibration.expected_error(),
+        temperature=counter.temperature,
+        calibrated_error=(
+            None if counter.temperature is None else counter.calibrated.expected_error()
+        ),
         groups=tuple(
             _group_result(groups, counter, t, num_images)
             for t in range(groups.num_groups)

@@ -1,6 +1,6 @@
 """Every number of an evaluation beside its direct computation on hand-made outputs."""
 
-# ruff: noqa: N806
+# ruff: noqa: N803, N806
 from __future__ import annotations
 
 import json
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from deepme import scoring
+from deepme import calibrating, scoring
 from deepme.artifacts import outputs as outputs_module
+from deepme.artifacts.calibration import CalibrationContent, save_calibration
 from deepme.artifacts.evaluation import EvaluationContent
 from deepme.artifacts.expert import (
     KIND,
@@ -50,6 +51,8 @@ from deepme.workspace import Workspace
 MACHINE = MachineSettings(device="cpu", workers=0)
 RANKS = (1, 2, 5)
 N, T = 12, 3
+TAU = 2.5
+"""The temperature of every fusion that has one."""
 WITH_NONE = 2
 """The expert that has an output for images of other groups."""
 
@@ -100,6 +103,20 @@ class HandMade:
             network = load_training(path, name)
             self._save_outputs(network, whole, readable)
             self.whole[name] = whole[readable].astype(float)
+        for fusion in calibrating.CALIBRATED:
+            self._save_temperature(fusion)
+
+    def _save_temperature(self, fusion: str) -> None:
+        content = CalibrationContent(
+            temperature=TAU,
+            images=1,
+            loss_before=1.0,
+            loss_after=1.0,
+            error_before=0.0,
+            error_after=0.0,
+        )
+        path = self.workspace.calibration_path(fusion)
+        save_calibration(path, calibrating._header(self.workspace, fusion), content)
 
     def _save_training(
         self,
@@ -223,6 +240,18 @@ def hits(scores: Floats, labels: NDArray[np.int_], k: int) -> NDArray[np.bool_]:
     return (scores >= true[:, None]).sum(axis=1) - 1 < k
 
 
+def expected_error(P: Floats, labels: NDArray[np.int_]) -> float:
+    """How far from its confidence the accuracy of each of 15 bins is."""
+    sure, right = P.max(axis=1), P.argmax(axis=1) == labels
+    bins = np.minimum((sure * 15).astype(int), 14)
+    return float(
+        sum(
+            (bins == b).mean() * abs(right[bins == b].mean() - sure[bins == b].mean())
+            for b in np.unique(bins)
+        )
+    )
+
+
 def macro(hit: NDArray[np.bool_], labels: NDArray[np.int_]) -> float:
     return float(np.mean([hit[labels == y].mean() for y in np.unique(labels)]))
 
@@ -326,13 +355,15 @@ class TestNumbers:
         result = run(made.workspace, fusion)[fusion]
         F = made.scores(fusion)
         P = F / F.sum(axis=1, keepdims=True)
-        sure, right = P.max(axis=1), P.argmax(axis=1) == made.labels
-        bins = np.minimum((sure * 15).astype(int), 14)
-        error = sum(
-            (bins == b).mean() * abs(right[bins == b].mean() - sure[bins == b].mean())
-            for b in np.unique(bins)
-        )
-        assert result.calibration_error == pytest.approx(error, abs=1e-6)
+        expected = expected_error(P, made.labels)
+        assert result.calibration_error == pytest.approx(expected, abs=1e-6)
+        if fusion not in calibrating.CALIBRATED:
+            assert result.temperature is result.calibrated_error is None
+            return
+        P = P ** (1 / TAU) / (P ** (1 / TAU)).sum(axis=1, keepdims=True)
+        expected = expected_error(P, made.labels)
+        assert result.temperature == TAU
+        assert result.calibrated_error == pytest.approx(expected, abs=1e-6)
 
     def test_json_and_hdf5_agree(self, made, fusion):
         result = run(made.workspace, fusion)[fusion]
