@@ -13,7 +13,8 @@ Run = Callable[..., set[str]]
 
 EXPERTS = {"experts/01", "experts/02", "experts/03"}
 OUTPUTS = {f"outputs/{subset}" for subset in ("train", "val", "test")}
-AFTER_EXPERTS = OUTPUTS | {"gate", "evaluation"}
+AFTER_GATE = {"calibration", "evaluation"}
+AFTER_EXPERTS = OUTPUTS | {"gate"} | AFTER_GATE
 
 
 def artifacts(root: Path) -> dict[str, int]:
@@ -94,7 +95,7 @@ def test_other_expert_settings_keep_groups_and_split(run: Run) -> None:
 
 
 def test_other_gate_settings_keep_the_experts_and_their_outputs(run: Run) -> None:
-    assert run("--margin", 0.5) == {"gate", "evaluation"}
+    assert run("--margin", 0.5) == {"gate"} | AFTER_GATE
 
 
 def test_other_ranks_are_evaluated_anew(run: Run) -> None:
