@@ -91,7 +91,7 @@ def _summary(classifier: Classifier, facts: Facts) -> str:
     networks = ", ".join(dict.fromkeys(facts.backbones))
     return (
         f"# Image classifier of {counted(len(classifier.classes), 'class')}{of}\n\n"
-        f"By [deepme](https://pypi.org/project/deepme/): {kind}. Backbone: "
+        f"Made with deepme: {kind}. Backbone: "
         f"{_plain(networks)}, {classifier.image_size} × {classifier.image_size} "
         "pixels. The method is *DeepME: Deep Mixture Experts for Large-scale Image "
         "Classification* (He et al., IJCAI 2021).\n"
@@ -134,7 +134,7 @@ def _classes(classifier: Classifier) -> str:
 
 def _training(facts: Facts) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in facts.images.items())
-    return f"\n## Data\n\nImages of these classes: {counts}.\n"
+    return f"## Data\n\nImages of these classes: {counts}.\n"
 
 
 def _accuracy(facts: Facts) -> str:
