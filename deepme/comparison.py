@@ -391,13 +391,18 @@ def _network_cost(expert: Expert, place: Workspace) -> _NetworkCost:
     """Count a network on images.
 
     A backward pass costs twice the forward pass; in warm-up there is none but the
-    head's.
+    head's. From a cache, warm-up costs one pass and then the head's own.
     """
     network = blank_network(expert, place)
     gflop = forward_flops(network, expert.training.image_size) / 1e9
-    passes = [1 if epoch.stage == "warmup" else 3 for epoch in expert.training.history]
+    stages = [epoch.stage for epoch in expert.training.history]
+    warmups = stages.count("warmup")
+    warmup = warmups * gflop
+    if warmups and expert.origin.header.settings["warmup"] == "cache":
+        warmup = gflop + 3 * warmups * 2 * network.head.weight.numel() / 1e9
+    training = warmup + 3 * (len(stages) - warmups) * gflop
     parameters = sum(weight.numel() for weight in network.parameters())
-    return _NetworkCost(parameters, sum(passes) * expert.training.images * gflop, gflop)
+    return _NetworkCost(parameters, training * expert.training.images, gflop)
 
 
 def _gate_cost(gate: Expert, place: Workspace) -> _NetworkCost:

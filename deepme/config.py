@@ -186,7 +186,7 @@ class NetworkSettings(ScheduleSettings):
     """A classifier: its network and its schedule (method section 3)."""
 
     backbone: str = setting(
-        "vgg16", "any timm model, or vgg_small, vgg_tiny for the CPU"
+        "vgg16", "any timm model, or vgg_small, vgg_medium, vgg_tiny for the CPU"
     )
     weights: str = setting(
         "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
@@ -234,8 +234,8 @@ class ExpertSettings(NetworkSettings):
 
     weights: str = setting(
         "hub",
-        "hub (timm's pre-trained), flat (the trunk that train-flat trained), none, or "
-        "a local .safetensors or .pth file",
+        "hub (timm's pre-trained), flat (trunk and head of what train-flat trained), "
+        "none, or a local .safetensors or .pth file",
     )
     lambda2: float = setting(
         0.001, "λ2: weight of the visual regulariser Ω", at_least=0
@@ -331,8 +331,14 @@ class AttentionSettings(ScheduleSettings):
 
     section: ClassVar[str] = "train-attention"
 
+    warmup: str = setting(
+        "cache",
+        "warm-up learns from the experts' features of the centre view, computed once, "
+        "or from new views in every epoch",
+        choices=("cache", "views"),
+    )
     warmup_epochs: int = setting(
-        5, "epochs of attention and head, the experts frozen", at_least=0,
+        30, "epochs of attention and head, the experts frozen", at_least=0,
         at_most=100_000,
     )  # fmt: skip
     epochs: int = setting(
@@ -341,15 +347,15 @@ class AttentionSettings(ScheduleSettings):
     )  # fmt: skip
     batch_size: int = setting(64, "images a step", at_least=1, at_most=1_000_000)
     warmup_lr: float = setting(0.1, "learning rate at the start of warm-up", above=0)
-    warmup_lr_end: float = setting(0.01, "and at its end", above=0)
+    warmup_lr_end: float = setting(0.001, "and at its end", above=0)
     lr: float = setting(0.001, "learning rate at the start of joint training", above=0)
     lambda1: float = setting(
         0.0001, "λ1: weight of tr(WWᵀ), the head's own weight decay", at_least=0
     )
     attention: str = setting(
-        "learned",
-        "weights of the experts' features: learned from them, or all equal",
-        choices=("learned", "equal"),
+        "equal",
+        "weights of the experts' features: all equal, or learned from them",
+        choices=("equal", "learned"),
     )
 
 

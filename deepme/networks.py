@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import deepme.small_vgg  # noqa: F401 - timm then knows vgg_small and vgg_tiny
+import deepme.small_vgg  # noqa: F401 - timm then knows vgg_small and others
 from deepme.errors import EnvironmentFault, InputError, UsageError
 from deepme.text import clean, listing
 
@@ -64,7 +64,10 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, S, S) uint8 to logits (B, C) and features (B, d)."""
-        features = self.features(images)
+        return self.of_features(self.features(images))
+
+    def of_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the trunk's features (B, d) to logits (B, C) and features (B, d)."""
         return self.head(features), features
 
     def features(self, images: Tensor) -> Tensor:
@@ -138,15 +141,19 @@ class AttentionNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, 3, S, S) uint8 to logits (B, N) and weighed features (B, Σd)."""
         parts = [expert.features(images) for expert in self.trunk]  # type: ignore[operator]
-        features = self.normalize(torch.cat(parts, dim=1)) / sum(self.widths) ** 0.5
+        return self.of_features(torch.cat(parts, dim=1))
+
+    def of_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the experts' features (B, Σd), as they are, to the same."""
+        scaled = self.normalize(features) / sum(self.widths) ** 0.5
         if self.attention:
-            weights = len(parts) * self.attention(features).softmax(dim=1)
-            each = features.split(self.widths, dim=1)
-            features = torch.cat(
+            weights = len(self.widths) * self.attention(scaled).softmax(dim=1)
+            each = scaled.split(self.widths, dim=1)
+            scaled = torch.cat(
                 [weights[:, [t]] * part for t, part in enumerate(each)], dim=1
             )
-        features = FEATURE_LENGTH * features
-        return self.head(features), features
+        scaled = FEATURE_LENGTH * scaled
+        return self.head(scaled), scaled
 
 
 def create_network(
@@ -180,6 +187,21 @@ def create_network(
     network = Network(trunk, num_outputs, **statistics)
     # Convolutions are faster with the channels innermost, on GPUs and CPUs alike.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def take_over_head(network: Network, path: Path, rows: Sequence[int]) -> None:
+    """Begin with outputs that another network has learned.
+
+    Args:
+        network: its first outputs are set, the others stay as they were drawn.
+        path: weights of a deepme network with the same backbone.
+        rows: outputs of that network, in the order in which they are taken over.
+    """
+    state = _read_state(path)
+    index = torch.as_tensor(rows)
+    network.head.weight[: len(index)] = state["head.weight"][index]
+    network.head.bias[: len(index)] = state["head.bias"][index]
 
 
 def forward_flops(network: nn.Module, image_size: int) -> int:

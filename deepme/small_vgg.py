@@ -1,4 +1,4 @@
-"""A VGG for tries on a CPU, in two sizes that timm knows by name."""
+"""A VGG for tries on a CPU, in three sizes that timm knows by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ class SmallVGG(nn.Module):
     """A VGG for tries on a CPU: blocks of 3×3 convolutions and poolings.
 
     1.2 million weights and about 40 million multiplications for 32 px, as
-    ``vgg_small``; ``vgg_tiny`` has a sixteenth of both. Batch normalisation lets it
-    train from scratch; the mean over places makes it fit any image size.
+    ``vgg_small``; ``vgg_medium`` has half of both, ``vgg_tiny`` a sixteenth. Batch
+    normalisation lets it train from scratch; the mean over places makes it fit any
+    image size.
 
     Args:
         widths: channels of each block of convolutions.
@@ -70,8 +71,21 @@ def vgg_tiny(pretrained: bool = False, **options: Any) -> SmallVGG:
     return _small_vgg(pretrained, options, widths=((8,), (16,), (32, 32), (64, 64)))
 
 
+@register_model
+def vgg_medium(pretrained: bool = False, **options: Any) -> SmallVGG:
+    """Create a VGG as large as eight of ``vgg_tiny`` together, for ``vgg_medium``.
+
+    Raises:
+        RuntimeError: pre-trained weights were asked for; there are none.
+    """
+    widths = ((24,), (48,), (96, 96), (184, 184))
+    return _small_vgg(pretrained, options, widths=widths)
+
+
 def _small_vgg(pretrained: bool, options: dict[str, Any], **size: Any) -> SmallVGG:
     if pretrained:
-        raise RuntimeError("vgg_small and vgg_tiny have no pre-trained weights")
+        raise RuntimeError(
+            "vgg_small, vgg_medium and vgg_tiny have no pre-trained weights"
+        )
     known = {key: options[key] for key in ("num_classes",) if key in options}
     return SmallVGG(**size, **known)

@@ -79,16 +79,25 @@ SYSTEMS = {
     ),
     "hard": System(label="DeepME, hard routing", fusion="hard"),
     "oracle": System(label="DeepME, oracle gate", fusion="oracle"),
-    "joint": System(label="DeepME, attention, joint training", fusion="attention"),
+    "joint": System(
+        label="DeepME, one head, joint training",
+        fusion="attention",
+        attention={"attention": "equal"},
+    ),
+    "attention-joint": System(
+        label="DeepME, attention, joint training",
+        fusion="attention",
+        attention={"attention": "learned"},
+    ),
+    "features": System(
+        label="DeepME, one head on all features",
+        fusion="attention",
+        attention={"epochs": 0, "attention": "equal"},
+    ),
     "attention": System(
         label="DeepME, attention",
         fusion="attention",
-        attention={"epochs": 0},
-    ),
-    "features": System(
-        label="DeepME, attention with equal weights",
-        fusion="attention",
-        attention={"epochs": 0, "attention": "equal"},
+        attention={"epochs": 0, "attention": "learned"},
     ),
     "coarse": System(label="DeepME, gate of the flat network", fusion="coarse"),
     "no-omega": System(
@@ -146,6 +155,7 @@ SYSTEMS = {
         fusion="gate",
         cluster={"method": "confusion"},
     ),
+    "flat-twice": System(label="flat, twice the epochs", fusion="flat", longer=2.0),
     "flat-longer": System(
         label="flat, three times the epochs", fusion="flat", longer=3.0
     ),

@@ -81,7 +81,8 @@ class TestPlan:
             assert own.expert == replace(recipe.expert, **system.expert)
         assert own.attention == replace(recipe.attention, **system.attention)
         assert own.gate == replace(recipe.gate, **system.gate)
-        assert own.flat.epochs == 15 * (3 if name == "flat-longer" else 1)
+        longer = {"flat-twice": 2, "flat-longer": 3}
+        assert own.flat.epochs == 15 * longer.get(name, 1)
 
     @pytest.mark.parametrize("names", [("deepme", "vgg"), ("deepme", "deepme"), ()])
     def test_unknown_or_repeated_systems(self, names):

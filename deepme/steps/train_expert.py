@@ -14,6 +14,7 @@ from deepme.artifacts.similarity import Similarity
 from deepme.artifacts.split import Split
 from deepme.config import ExpertSettings, MachineSettings
 from deepme.devices import choose_compute
+from deepme.networks import take_over_head
 from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
@@ -111,9 +112,13 @@ def _task(
     seeds = np.random.SeedSequence([settings.seed, number])
     torch.manual_seed(int(seeds.generate_state(1)[0]))
     others = _other_rows(settings, split, members, np.random.default_rng(seeds))
+    network = new_network(settings, len(members) + bool(len(others)), weights)
+    if settings.weights == "flat":
+        # From a head by chance the first steps would undo what the trunk has learned.
+        take_over_head(network, Path(weights), members.tolist())
     return ExpertTask(
         settings,
-        new_network(settings, len(members) + bool(len(others)), weights),
+        network,
         choose_compute(machine, settings.precision),
         image_size=settings.image_size,
         split=split,

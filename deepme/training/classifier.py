@@ -170,7 +170,7 @@ class ClassifierTask(Generic[S]):
         inputs = self._move(batch.inputs)
         with self.compute.autocast():
             if self.frozen and self.in_warmup:
-                return self.network.head(inputs), inputs
+                return self.network.of_features(inputs)
             logits_BC, features_Bd = self.network(inputs)
         return logits_BC, features_Bd
 

@@ -1,4 +1,4 @@
-"""Warm-up from a cache: the frozen trunk's features of every image, computed once."""
+"""Warm-up from a cache: the frozen trunks' features of every image, computed once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from deepme.artifacts.features import (
     Batch as Block,
 )
 from deepme.artifacts.origin import Origin
+from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import Split
 from deepme.config import MachineSettings, NetworkSettings
 from deepme.devices import Compute
@@ -38,32 +39,29 @@ SUBSETS = ("train", "val")
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """A frozen trunk's features of training and validation images.
+    """The features of training and validation images under one trunk or several.
 
     Attributes:
         rows: subset -> (R,) rows in the split, ascending.
-        features: subset -> R rows.
+        features: subset -> one for each trunk, R rows each.
         labels: (M,) the split's labels.
     """
 
     rows: dict[str, NDArray[np.int64]]
-    features: dict[str, Features]
+    features: dict[str, Sequence[Features | Outputs]]
     labels: NDArray[np.int32]
-
-    @property
-    def origins(self) -> list[Origin]:
-        """The files."""
-        return [features.origin for features in self.features.values()]
 
     def batch(self, subset: str, rows: NDArray[np.int64]) -> Batch:
         """Features of some images in place of the images."""
         found = self.features[subset]
         where = np.searchsorted(self.rows[subset], rows)
-        readable = found.readable[where]
+        readable = np.all([one.readable[where] for one in found], axis=0)
         good = rows[readable]
-        features = found.features[where[readable]].astype(np.float32)
+        parts = [
+            one.features[where[readable]] for one in found if one.features is not None
+        ]
         return Batch(
-            inputs=torch.from_numpy(features),
+            inputs=torch.from_numpy(np.hstack(parts).astype(np.float32)),
             rows=torch.from_numpy(good),
             labels=torch.from_numpy(self.labels[good].astype(np.int64)),
             unreadable=dict.fromkeys(
@@ -139,7 +137,7 @@ def frozen_features(
     network = create_network(
         settings.backbone, 1, weights=weights, image_size=settings.image_size
     )
-    features = {}
+    features: dict[str, Sequence[Features | Outputs]] = {}
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
     with workspace.lock(workspace.root / "features", patient=True):
         for subset in SUBSETS:
@@ -162,7 +160,7 @@ def frozen_features(
                     network, size, split, some, header, workspace, compute, machine
                 )
             width = network.num_features
-            features[subset] = load_features(path, len(rows[subset]), width)
+            features[subset] = [load_features(path, len(rows[subset]), width)]
     return FrozenFeatures(rows, features, split.images.label)
 
 

@@ -87,6 +87,36 @@ def test_it_learns(workspace, attention):
         assert ours["attention.weight"].abs().max() > 0
 
 
+@pytest.mark.parametrize("attention", ["learned", "equal"])
+def test_from_the_cache_it_learns_what_it_learns_from_the_centre_view(
+    workspace, attention
+):
+    weights = {}
+    for warmup in ("cache", "views"):
+        train(
+            workspace,
+            warmup=warmup,
+            augment="none",
+            warmup_epochs=3,
+            epochs=0,
+            precision="float32",
+            attention=attention,
+        )
+        weights[warmup] = load_file(workspace.attention().weights)
+        assert len(workspace.attention().training.history) == 3
+    for name, value in weights["views"].items():
+        torch.testing.assert_close(weights["cache"][name], value, rtol=0, atol=1e-5)
+
+
+def test_the_cache_takes_up_what_the_gate_has_left(workspace):
+    train(workspace)
+    files = sorted(workspace.root.glob("outputs/train/*.h5"))
+    before = [path.stat().st_mtime_ns for path in files]
+    train(workspace, seed=1)
+    assert len(files) == 3
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
 def test_evaluated_it_is_the_networks_own_answer(workspace):
     train(workspace)
     settings = EvaluateSettings(topk=(1,), fusion=("attention",))

@@ -141,6 +141,17 @@ class TestStartFromFlat:
         assert len(trunk) > 20
         assert all(torch.equal(ours[name], theirs[name]) for name in trunk)
 
+    def test_the_head_is_its_rows_of_the_groups_classes(self, workspace):
+        flat(workspace)
+        expert(workspace, weights="flat", warmup_epochs=0, epochs=0, others=1.0)
+        ours = load_file(workspace.expert(1).weights)
+        theirs = load_file(workspace.flat().weights)
+        members = torch.from_numpy(workspace.groups().members[0])
+        for name in ("head.weight", "head.bias"):
+            assert torch.equal(ours[name][: len(members)], theirs[name][members])
+        assert len(ours["head.bias"]) == len(members) + 1
+        assert ours["head.weight"][-1].abs().max() > 0
+
     def test_without_it_the_command_is_named(self, workspace):
         with pytest.raises(ArtifactError, match="run `deepme train-flat`"):
             expert(workspace, weights="flat")
