@@ -113,9 +113,10 @@ class Workspace:
         """What a network says of a subset's images, by the folder it lies in."""
         return self.root / "outputs" / subset / f"{network.origin.path.parent.name}.h5"
 
-    def features_path(self, subset: str) -> Path:
-        """The frozen trunk's features of a subset's images."""
-        return self.root / "features" / f"{subset}.h5"
+    def features_path(self, subset: str, network: Expert | None = None) -> Path:
+        """Features of a subset's images: of the frozen trunk, or of a network."""
+        name = f"{subset}-{network.origin.path.parent.name}" if network else subset
+        return self.root / "features" / f"{name}.h5"
 
     def calibration_path(self, fusion: str) -> Path:
         """The temperature of a way to answer."""

@@ -11,9 +11,9 @@ from deepme.artifacts.expert import SCHEMA
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.split import Split
 from deepme.config import AttentionSettings, MachineSettings
-from deepme.devices import Compute, choose_compute
+from deepme.devices import choose_compute
 from deepme.errors import InputError
-from deepme.inference import load_experts, outputs_of_experts
+from deepme.inference import load_experts
 from deepme.networks import AttentionNetwork
 from deepme.progress import note
 from deepme.storage.atomic import remove
@@ -21,7 +21,7 @@ from deepme.storage.header import Header
 from deepme.training.attention import AttentionTask
 from deepme.training.classify import policy_for, require_images, train, training_of
 from deepme.training.record import save_result
-from deepme.training.warmup import SUBSETS, FrozenFeatures
+from deepme.training.warmup import features_of_experts
 from deepme.workspace import Workspace
 
 
@@ -100,7 +100,9 @@ def _task(
     compute = choose_compute(machine, settings.precision)
     frozen = None
     if settings.warmup == "cache" and settings.warmup_epochs:
-        frozen = _frozen(workspace, groups, split, compute, machine)
+        frozen = features_of_experts(
+            workspace, groups, split, compute=compute, machine=machine
+        )
     torch.manual_seed(settings.seed)
     network = AttentionNetwork(
         load_experts(workspace, groups),
@@ -118,30 +120,4 @@ def _task(
         workers=machine.workers,
         other_rows=np.empty(0, dtype=np.int64),
         frozen=frozen,
-    )
-
-
-def _frozen(
-    workspace: Workspace,
-    groups: Groups,
-    split: Split,
-    compute: Compute,
-    machine: MachineSettings,
-) -> FrozenFeatures:
-    """The features of all experts; those that the gate has left are taken up."""
-    return FrozenFeatures(
-        rows={subset: split.rows(subset) for subset in SUBSETS},
-        features={
-            subset: outputs_of_experts(
-                workspace,
-                groups,
-                split,
-                subset,
-                compute=compute,
-                machine=machine,
-                with_features=True,
-            )
-            for subset in SUBSETS
-        },
-        labels=split.images.label,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,16 +21,16 @@ from deepme.artifacts.features import (
 from deepme.artifacts.features import (
     Batch as Block,
 )
+from deepme.artifacts.groups import Groups
 from deepme.artifacts.origin import Origin
-from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import Split
 from deepme.config import MachineSettings, NetworkSettings
 from deepme.devices import Compute
 from deepme.errors import EnvironmentFault, UsageError
 from deepme.images.loading import Batch, ImageDataset, epoch_order
 from deepme.images.unreadable import UnreadableImages
-from deepme.inference import forward_blocks
-from deepme.networks import Network, create_network
+from deepme.inference import forward_blocks, load_network
+from deepme.networks import AttentionNetwork, Network, create_network
 from deepme.progress import note, progress
 from deepme.storage.header import Header
 from deepme.workspace import Workspace
@@ -48,7 +49,7 @@ class FrozenFeatures:
     """
 
     rows: dict[str, NDArray[np.int64]]
-    features: dict[str, Sequence[Features | Outputs]]
+    features: dict[str, list[Features]]
     labels: NDArray[np.int32]
 
     def batch(self, subset: str, rows: NDArray[np.int64]) -> Batch:
@@ -57,9 +58,7 @@ class FrozenFeatures:
         where = np.searchsorted(self.rows[subset], rows)
         readable = np.all([one.readable[where] for one in found], axis=0)
         good = rows[readable]
-        parts = [
-            one.features[where[readable]] for one in found if one.features is not None
-        ]
+        parts = [one.features[where[readable]] for one in found]
         return Batch(
             inputs=torch.from_numpy(np.hstack(parts).astype(np.float32)),
             rows=torch.from_numpy(good),
@@ -137,7 +136,7 @@ def frozen_features(
     network = create_network(
         settings.backbone, 1, weights=weights, image_size=settings.image_size
     )
-    features: dict[str, Sequence[Features | Outputs]] = {}
+    features = {}
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
     with workspace.lock(workspace.root / "features", patient=True):
         for subset in SUBSETS:
@@ -153,37 +152,82 @@ def frozen_features(
                 made_from=workspace.made_from(split.origin, *sources),
             )
             path = workspace.features_path(subset)
-            size = settings.image_size
             if not workspace.is_current(path, header):
-                some = rows[subset]
-                _compute(
-                    network, size, split, some, header, workspace, compute, machine
-                )
-            width = network.num_features
-            features[subset] = [load_features(path, len(rows[subset]), width)]
+                size = settings.image_size
+                _compute(network, size, split, path, header, compute, machine)
+            features[subset] = [
+                load_features(path, len(rows[subset]), network.num_features)
+            ]
+    return FrozenFeatures(rows, features, split.images.label)
+
+
+def features_of_experts(
+    workspace: Workspace,
+    groups: Groups,
+    split: Split,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+) -> FrozenFeatures:
+    """Load the features of all trained experts side by side; compute what is missing.
+
+    They lie apart from the experts' outputs, on which a trained gate depends.
+
+    Args:
+        workspace: with the experts.
+        groups: the grouping.
+        split: the images.
+        compute: the device.
+        machine: workers, and the policy for unreadable images.
+
+    Raises:
+        ArtifactError: an expert is missing or stale.
+        EnvironmentFault: the disk has no room for it.
+        InputError: an unreadable image, by the policy.
+    """
+    features: dict[str, list[Features]] = {subset: [] for subset in SUBSETS}
+    rows = {subset: split.rows(subset) for subset in SUBSETS}
+    for group in groups.content.groups:
+        expert = workspace.expert(group.number)
+        network = load_network(expert, workspace)
+        for subset in SUBSETS:
+            header = Header(
+                kind=KIND,
+                schema_version=SCHEMA,
+                settings={
+                    "subset": subset,
+                    "precision": "bfloat16" if compute.bfloat16 else "float32",
+                },
+                classes=split.origin.header.classes,
+                made_from=workspace.made_from(split.origin, expert.origin),
+            )
+            path = workspace.features_path(subset, expert)
+            if not workspace.is_current(path, header):
+                size = expert.training.image_size
+                _compute(network, size, split, path, header, compute, machine)
+            width = expert.training.num_features
+            features[subset].append(load_features(path, len(rows[subset]), width))
     return FrozenFeatures(rows, features, split.images.label)
 
 
 def _compute(
-    network: Network,
+    network: Network | AttentionNetwork,
     image_size: int,
     split: Split,
-    rows: NDArray[np.int64],
+    path: Path,
     header: Header,
-    workspace: Workspace,
     compute: Compute,
     machine: MachineSettings,
 ) -> None:
-    subset = str(header.settings["subset"])
-    path = workspace.features_path(subset)
-    shape = (len(rows), network.num_features)
-    _require_room(workspace, subset, shape)
+    rows = split.rows(str(header.settings["subset"]))
+    shape = (len(rows), network.head.in_features)
+    _require_room(path, shape)
     policy = UnreadableImages(
         split.images, len(rows), machine.on_bad == "skip", machine.max_bad
     )
     dataset = ImageDataset(split.images, size=image_size, augment=False, seed=0)
     network.eval().to(compute.device)
-    with progress(f"frozen features of {subset}", len(rows), "images") as advance:
+    with progress(f"features of {path.stem} images", len(rows), "images") as advance:
         blocks: Iterator[Block] = (
             (where, features, readable)
             for where, _, features, readable in forward_blocks(
@@ -193,15 +237,16 @@ def _compute(
         save_features(path, header, blocks, shape=shape, advance=advance)
 
 
-def _require_room(workspace: Workspace, subset: str, shape: tuple[int, int]) -> None:
+def _require_room(path: Path, shape: tuple[int, int]) -> None:
     """Tell the size beforehand.
 
     Raises:
         EnvironmentFault: the disk has less.
     """
     needed = 2 * shape[0] * shape[1] + shape[0]
-    free = shutil.disk_usage(workspace.root).free
-    told = f"features of {shape[0]:,} {subset} images take {needed / 1e9:,.2f} GB"
+    path.parent.mkdir(exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    told = f"features of {shape[0]:,} {path.stem} images take {needed / 1e9:,.2f} GB"
     if needed > free:
         raise EnvironmentFault(
             f"{told}, {free / 1e9:,.2f} GB are free",
