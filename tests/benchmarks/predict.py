@@ -149,7 +149,7 @@ LOOPS = {"deepme predict": by_command, "module": by_module, "by hand": by_hand}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", help="used within: one loop, as JSON on stdout")
     parser.add_argument("--root", type=Path, help="used within")
     arguments = parser.parse_args()
