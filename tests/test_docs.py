@@ -95,13 +95,14 @@ def workspaces(
     featured = Path(shutil.copytree(finished_workspace, root / "featured"))
     common = ("--config", tiny_config, "-w", featured)
     learned = ("--input", "features", "--temperature", "learned")
+    attention = ("--attention", "learned", *common)
     assert not invoke("train-flat", *common).code
     grid = ("--grid-T", "2,3", "--grid-delta", "0.1", "--T", "3")
     assert not invoke("cluster", "--select", *grid, *common).code
     retrain = ("train-expert", "--group", "all", "--epochs", 0, *common)
     assert not invoke(*retrain).code
     assert not invoke("train-gate", *learned, *common).code
-    assert not invoke("train-attention", "--epochs", 0, *common).code
+    assert not invoke("train-attention", "--epochs", 0, *attention).code
     cached = Path(shutil.copytree(featured, root / "cached"))
     frozen = ("--warmup", "cache", "--weights", "flat", "--config", tiny_config)
     assert not invoke("train-expert", "--group", 1, *frozen, "-w", cached).code
