@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepme import __version__
+from deepme import cli_beside as beside
 from deepme import cli_whole as whole
 from deepme.cli_errors import Commands
 from deepme.config import (
-    AttentionSettings,
     ClusterSettings,
     EvaluateSettings,
     ExpertSettings,
-    FlatSettings,
     GateSettings,
     MachineSettings,
-    RouteSettings,
     SelectSettings,
     SimilaritySettings,
     SplitSettings,
@@ -31,13 +29,20 @@ from deepme.options import (
     AsJson,
     Hierarchy,
     Matrix,
+    Quiet,
+    Verbose,
     Where,
+    choose_verbosity,
+    listens,
     open_workspace,
     parse_numbers,
     takes_settings,
 )
+from deepme.progress import Verbosity, set_verbosity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deepme.artifacts.selection import SelectionContent
     from deepme.workspace import Workspace
 
@@ -48,6 +53,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command; all of them can be quiet or verbose."""
+    return app.command()(listens(function))
 
 
 def main() -> None:
@@ -73,16 +83,21 @@ def deepme(
             "--version", callback=_version, is_eager=True, help="print the version"
         ),
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Deep mixtures of experts for image classification with very many classes.
 
     The stages in order: similarity, cluster, split, train-expert, train-gate,
     evaluate, plot-accuracy. Each finds its inputs in the workspace and writes its
-    artifact there. `deepme demo` shows all of them at work.
+    artifact there. `deepme demo` shows all of them at work, `deepme status` what is
+    there and what to do next.
     """
+    set_verbosity(Verbosity.NORMAL)
+    choose_verbosity(quiet=quiet, verbose=verbose)
 
 
-@app.command()
+@_command
 @takes_settings
 def similarity(
     *,
@@ -98,6 +113,7 @@ def similarity(
     hierarchy: Hierarchy = "",
     matrix: Matrix = "",
     workspace: Where = HERE,
+    json: AsJson = False,
     settings: SimilaritySettings,
 ) -> None:
     """Compute how near the classes are to each other in WordNet or your hierarchy.
@@ -105,6 +121,7 @@ def similarity(
     Example: deepme similarity --classes imagenet12k
     """
     from deepme.steps.similarity import run
+    from deepme.tables import print_paths
 
     path = run(
         settings,
@@ -113,10 +130,10 @@ def similarity(
         matrix=matrix,
         hierarchy=hierarchy,
     )
-    typer.echo(path)
+    print_paths([path], json)
 
 
-@app.command()
+@_command
 @takes_settings
 def cluster(
     *,
@@ -170,7 +187,7 @@ def _selected(
     return run(settings, grid, machine, workspace)
 
 
-@app.command()
+@_command
 @takes_settings
 def split(
     *,
@@ -203,7 +220,7 @@ def split(
         print_split(report)
 
 
-@app.command()
+@_command
 @takes_settings
 def train_expert(
     *,
@@ -218,6 +235,7 @@ def train_expert(
         ),
     ] = False,
     workspace: Where = HERE,
+    json: AsJson = False,
     settings: ExpertSettings,
     machine: MachineSettings,
 ) -> None:
@@ -226,6 +244,7 @@ def train_expert(
     Example: deepme train-expert --group 3
     """
     from deepme.experts import sbatch, train
+    from deepme.tables import print_paths
 
     where = open_workspace(workspace)
     groups = where.groups()
@@ -235,25 +254,29 @@ def train_expert(
     if print_sbatch:
         typer.echo(sbatch(settings, machine, where, numbers), nl=False)
         return
-    for path in train(settings, machine, where, numbers):
-        typer.echo(path)
+    print_paths(train(settings, machine, where, numbers), json)
 
 
-@app.command()
+@_command
 @takes_settings
 def train_gate(
-    *, workspace: Where = HERE, settings: GateSettings, machine: MachineSettings
+    *,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: GateSettings,
+    machine: MachineSettings,
 ) -> None:
     """Train the gate that weighs the experts; continues where it stopped.
 
     Example: deepme train-gate
     """
     from deepme.steps.train_gate import run
+    from deepme.tables import print_paths
 
-    typer.echo(run(settings, machine, open_workspace(workspace)))
+    print_paths([run(settings, machine, open_workspace(workspace))], json)
 
 
-@app.command()
+@_command
 @takes_settings
 def evaluate(
     *,
@@ -276,7 +299,7 @@ def evaluate(
         print_results(results)
 
 
-@app.command()
+@_command
 def plot_accuracy(
     *,
     topk: Annotated[
@@ -288,72 +311,26 @@ def plot_accuracy(
         ),
     ] = None,
     workspace: Where = HERE,
+    json: AsJson = False,
 ) -> None:
     """Draw the accuracy of every class and expert, and the groups.
 
     Example: deepme plot-accuracy
     """
     from deepme.steps.plot_accuracy import run
+    from deepme.tables import print_paths
 
-    for path in run(open_workspace(workspace), k=topk):
-        typer.echo(path)
-
-
-@app.command()
-@takes_settings
-def train_flat(
-    *, workspace: Where = HERE, settings: FlatSettings, machine: MachineSettings
-) -> None:
-    """Train one network over all classes: the yardstick, and a start for experts.
-
-    Example: deepme train-flat
-    """
-    from deepme.steps.train_flat import run
-
-    typer.echo(run(settings, machine, open_workspace(workspace)))
+    print_paths(run(open_workspace(workspace), k=topk), json)
 
 
-@app.command()
-@takes_settings
-def train_attention(
-    *, workspace: Where = HERE, settings: AttentionSettings, machine: MachineSettings
-) -> None:
-    """Train one head on all experts' features, and the experts with it.
-
-    Example: deepme train-attention --epochs 0
-    """
-    from deepme.steps.train_attention import run
-
-    typer.echo(run(settings, machine, open_workspace(workspace)))
-
-
-@app.command()
-@takes_settings
-def route(
-    *,
-    workspace: Where = HERE,
-    json: AsJson = False,
-    settings: RouteSettings,
-    machine: MachineSettings,
-) -> None:
-    """Find how few experts an image needs to be shown to, on validation images.
-
-    Example: deepme route --tolerance 0.002
-    """
-    from deepme.steps.route import run
-    from deepme.tables import print_json, print_routing
-
-    content = run(settings, machine, open_workspace(workspace))
-    if json:
-        print_json(asdict(content))
-    else:
-        print_routing(content)
-
-
-app.command()(takes_settings(whole.run))
-app.command()(takes_settings(whole.compare))
-app.command()(takes_settings(whole.predict))
-app.command()(takes_settings(whole.export))
-app.command()(takes_settings(whole.plan))
-app.command()(whole.verify)
-app.command()(whole.demo)
+_command(takes_settings(beside.train_flat))
+_command(takes_settings(beside.train_attention))
+_command(takes_settings(beside.route))
+_command(takes_settings(whole.run))
+_command(takes_settings(whole.compare))
+_command(takes_settings(whole.predict))
+_command(takes_settings(whole.export))
+_command(takes_settings(whole.plan))
+_command(whole.status)
+_command(whole.verify)
+_command(whole.demo)

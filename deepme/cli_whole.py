@@ -1,22 +1,31 @@
-"""The commands that run all stages: run, compare, demo."""
+"""The commands around the stages: those that run all of them, and those that look."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deepme.config import ExportSettings, MachineSettings, PredictSettings
 from deepme.errors import UsageError
-from deepme.options import HERE, AsJson, Hierarchy, Matrix, Where, open_workspace
+from deepme.options import (
+    HERE,
+    AsJson,
+    DryRun,
+    Hierarchy,
+    Matrix,
+    Where,
+    open_workspace,
+)
 from deepme.recipe import Recipe
 from deepme.systems import PAPER, SYSTEMS
 
 if TYPE_CHECKING:
     from deepme.pipeline import Outcome
+    from deepme.rehearsal import Rehearsed
 
 
 def run(
@@ -33,6 +42,7 @@ def run(
     ] = "",
     hierarchy: Hierarchy = "",
     matrix: Matrix = "",
+    dry_run: DryRun = False,
     workspace: Where = HERE,
     json: AsJson = False,
     settings: Recipe,
@@ -45,17 +55,15 @@ def run(
     Example: deepme run --data IMAGES --T 15 --config settings.toml
     """
     from deepme.pipeline import run_all
+    from deepme.rehearsal import rehearse
 
+    world: dict[str, Any] = {"data": data, "classes": classes, "matrix": matrix}
+    world["hierarchy"] = hierarchy
     where = open_workspace(workspace)
-    outcome = run_all(
-        settings,
-        where,
-        data=data,
-        classes=classes,
-        matrix=matrix,
-        hierarchy=hierarchy,
-    )
-    _print_outcome(outcome, json)
+    if dry_run:
+        _print_rehearsal(rehearse(settings, where, **world), json)
+        return
+    _print_outcome(run_all(settings, where, **world), json)
 
 
 def plan(
@@ -80,6 +88,22 @@ def plan(
         print_json(asdict(found) | total)
     else:
         print_plan(found)
+
+
+def status(*, workspace: Where = HERE, json: AsJson = False) -> None:
+    """Show what is in the workspace, what is stale and why, and the next command.
+
+    Example: deepme status -w workspace
+    """
+    from deepme.status import status
+    from deepme.status_tables import print_status
+    from deepme.tables import print_json
+
+    found = status(open_workspace(workspace))
+    if json:
+        print_json(asdict(found))
+    else:
+        print_status(found)
 
 
 def verify(*, workspace: Where = HERE, json: AsJson = False) -> None:
@@ -217,6 +241,7 @@ def compare(
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", metavar="DIR", help="folder of it all")
     ] = Path("comparison"),
+    dry_run: DryRun = False,
     json: AsJson = False,
     settings: Recipe,
 ) -> None:
@@ -228,19 +253,18 @@ def compare(
     Example: deepme compare --data IMAGES --seeds 3 --config settings.toml
     """
     from deepme.comparison import run
+    from deepme.comparison_rehearsal import rehearse_comparison
     from deepme.tables import print_comparison, print_json
 
     names = tuple(SYSTEMS) if systems == "all" else tuple(systems.split(","))
-    table, figures = run(
-        settings,
-        open_workspace(workspace),
-        data=data,
-        classes=classes,
-        matrix=matrix,
-        hierarchy=hierarchy,
-        systems=names,
-        seeds=range(first_seed, first_seed + seeds),
-    )
+    asked: dict[str, Any] = {"data": data, "classes": classes, "matrix": matrix}
+    asked |= {"hierarchy": hierarchy, "systems": names}
+    asked["seeds"] = range(first_seed, first_seed + seeds)
+    where = open_workspace(workspace)
+    if dry_run:
+        _print_rehearsal(rehearse_comparison(settings, where, **asked), json)
+        return
+    table, figures = run(settings, where, **asked)
     if json:
         print_json(asdict(table) | {"figures": list(map(str, figures))})
     else:
@@ -269,6 +293,16 @@ def demo(
     from deepme.demo import run
 
     _print_outcome(run(open_workspace(workspace), seed=seed), json)
+
+
+def _print_rehearsal(stages: list[Rehearsed], json: bool) -> None:
+    from deepme.status_tables import print_rehearsal
+    from deepme.tables import print_json
+
+    if json:
+        print_json([asdict(stage) for stage in stages])
+    else:
+        print_rehearsal(stages)
 
 
 def _print_outcome(outcome: Outcome, json: bool) -> None:

@@ -49,6 +49,7 @@ from deepme.systems import (
     WHOLE,
     System,
 )
+from deepme.text import suggestion
 from deepme.workspace import Workspace
 
 _ROOTS = ("similarity.h5", "split.h5")
@@ -95,7 +96,8 @@ def plan_trials(recipe: Recipe, systems: Sequence[str], seed: int) -> list[Trial
     if unknown or len(set(systems)) < len(systems) or not systems:
         raise UsageError(
             f"--systems is {','.join(systems)}, expected different ones of "
-            f"{', '.join(SYSTEMS)}"
+            f"{', '.join(SYSTEMS)}",
+            suggestion(unknown[0], SYSTEMS).strip() if unknown else "",
         )
     trials: list[Trial] = []
     for name in systems:
@@ -207,7 +209,7 @@ def _adopt(
 
 def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
     recipe, machine = trial.recipe, trial.recipe.machine
-    if any(_builds_on_flat(recipe, fusion) for fusion in trial.fusions):
+    if any(builds_on_flat(recipe, fusion) for fusion in trial.fusions):
         train_flat.run(recipe.flat, machine, place)
     groups = cluster.run(recipe.cluster, machine, place)
     if not NEEDS_NO_EXPERT.issuperset(trial.fusions):
@@ -220,8 +222,8 @@ def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
     return evaluate.run(replace(recipe.evaluate, fusion=trial.fusions), machine, place)
 
 
-def _builds_on_flat(recipe: Recipe, fusion: str) -> bool:
-    """Whether anything that a fusion asks was made with the flat network."""
+def builds_on_flat(recipe: Recipe, fusion: str) -> bool:
+    """Say whether anything that a fusion asks was made with the flat network."""
     return (
         fusion in NEEDS_FLAT
         or recipe.cluster.method == "confusion"
@@ -357,7 +359,7 @@ def _cost(system: System, recipe: Recipe, place: Workspace) -> Cost:
         asked.append(_gate_cost(gate, place) + _NetworkCost(0, asking, 0.0))
     if system.fusion in NEEDS_FLAT:
         asked.append(_network_cost(place.flat(), place))
-    elif _builds_on_flat(recipe, system.fusion):
+    elif builds_on_flat(recipe, system.fusion):
         asked.append(_network_cost(place.flat(), place).training_alone)
     return Cost(
         parameters=sum(cost.parameters for cost in asked),

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from deepme.errors import UsageError
 from deepme.settings import Settings, setting
-from deepme.text import listing
+from deepme.text import listing, suggestion
 
 MAX_SEED = 2**63 - 1
 
@@ -520,7 +520,9 @@ class EvaluateSettings(RoutedSettings):
             )
         named = set(self.fusion)
         if not named or named - set(FUSIONS) or len(named) < len(self.fusion):
+            unknown = [name for name in self.fusion if name not in FUSIONS]
             raise UsageError(
                 f"--fusion is {listing(list(self.fusion))}, "
-                f"expected one or more of {', '.join(FUSIONS)}, each once"
+                f"expected one or more of {', '.join(FUSIONS)}, each once",
+                suggestion(unknown[0], FUSIONS).strip() if unknown else "",
             )

@@ -24,7 +24,7 @@ from deepme.config import (
 )
 from deepme.errors import InputError
 from deepme.settings import Settings, option_name
-from deepme.text import clean, listing
+from deepme.text import clean, listing, suggestion
 
 STAGES: tuple[type[Settings], ...] = (
     SimilaritySettings,
@@ -70,13 +70,15 @@ def load_toml(path: Path | None) -> dict[str, dict[str, Any]]:
         if name not in known or not isinstance(table, dict):
             raise InputError(
                 f"{clean(str(path))} has a table or key [{clean(name)}], "
-                f"expected tables named {', '.join(known)}"
+                f"expected tables named {', '.join(known)}",
+                suggestion(name, known).strip(),
             )
         keys = [option_name(item) for item in fields(known[name])]
         unknown = [key for key in table if key.replace("_", "-") not in keys]
         if unknown:
             raise InputError(
                 f"{clean(str(path))} sets unknown {listing(unknown)} in [{name}]",
-                f"the settings of [{name}] are {', '.join(keys)}",
+                f"{suggestion(unknown[0], keys)}the settings of [{name}] are "
+                f"{', '.join(keys)}",
             )
     return tables

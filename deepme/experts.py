@@ -31,7 +31,7 @@ from deepme.errors import (
     TrainingError,
     UsageError,
 )
-from deepme.progress import note
+from deepme.progress import Verbosity, note, tell, verbosity
 from deepme.settings import Settings, option_name
 from deepme.steps import train_expert
 from deepme.text import counted, listing
@@ -236,8 +236,9 @@ def _start(
     readers: dict[int, threading.Thread],
 ) -> subprocess.Popen[str]:
     command = command_for(settings, slot, workspace)
+    told = {Verbosity.QUIET: ["-q"], Verbosity.VERBOSE: ["-v"]}.get(verbosity(), [])
     process = subprocess.Popen(  # noqa: S603 - our own command, as a list
-        [sys.executable, "-m", "deepme", *command, f"--group={number}"],
+        [sys.executable, "-m", "deepme", *told, *command, f"--group={number}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -258,7 +259,7 @@ def _pass_on(lines: TextIO, number: int, errors: dict[int, str]) -> None:
         if text.startswith("error: "):
             errors[number] = text.removeprefix("error: ")
             text = f"group {number} failed: {errors[number]}"
-        note(text)
+        tell(text)
 
 
 @contextmanager

@@ -285,7 +285,7 @@ def features_of(
 def _usable(workspace: Workspace, path: Path, header: Header) -> bool:
     """Whether the file is there; one with features serves where none are needed."""
     richer = replace(header, settings=header.settings | {"features": True})
-    return workspace.is_current(path, header) or workspace.is_current(path, richer)
+    return workspace.is_current(path, header, richer)
 
 
 def _compute_outputs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -19,8 +20,9 @@ import typer
 from deepme.config import RECIPES
 from deepme.config_file import load_toml
 from deepme.errors import UsageError
+from deepme.progress import Verbosity, detail, set_verbosity
 from deepme.settings import Settings, allowed_range, option_name, resolve
-from deepme.text import clean
+from deepme.text import clean, suggestion
 
 if TYPE_CHECKING:
     from deepme.workspace import Workspace
@@ -69,6 +71,19 @@ Hierarchy = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="only say what would be done, and why; nothing is written"
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="no progress, only warnings and errors")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="also say why things are made, and how long"),
+]
 HERE = Path("workspace")
 
 Tables = Mapping[str, dict[str, Any]]
@@ -88,6 +103,40 @@ def open_workspace(root: Path) -> Workspace:
             f"--workspace is {clean(str(root))}, a file; expected a folder"
         )
     return Workspace(root)
+
+
+def listens(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--quiet`` and ``--verbose``.
+
+    Args:
+        command: any, `takes_settings` applied before.
+    """
+    signature = inspect.signature(command, eval_str=True)
+
+    @functools.wraps(command)
+    def wrapper(*, quiet: bool, verbose: bool, **values: Any) -> None:
+        choose_verbosity(quiet=quiet, verbose=verbose)
+        started = time.monotonic()
+        command(**values)
+        detail(f"took {time.monotonic() - started:,.1f} s")
+
+    added = (_keyword("quiet", Quiet, False), _keyword("verbose", Verbose, False))
+    parameters = [*signature.parameters.values(), *added]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def choose_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """Set how much is told, if the user has said so.
+
+    Raises:
+        UsageError: both are asked for.
+    """
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose are given, expected one of them")
+    if quiet or verbose:
+        set_verbosity(Verbosity.QUIET if quiet else Verbosity.VERBOSE)
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -157,7 +206,8 @@ def _recipe(name: str) -> Tables:
     """
     if name not in RECIPES:
         raise UsageError(
-            f"--recipe is {clean(name)}, expected one of {', '.join(RECIPES)}"
+            f"--recipe is {clean(name)}, expected one of {', '.join(RECIPES)}",
+            suggestion(name, RECIPES).strip(),
         )
     return RECIPES[name]
 
@@ -186,8 +236,10 @@ def _parameter(item: Field[Any], hint: Any, default: str = "") -> inspect.Parame
     default = default or _shown(item.default)
     facts = [f"default: {default}" if default else "", allowed_range(item)]
     told = "; ".join(fact for fact in facts if fact)
+    choices: tuple[str, ...] = item.metadata["choices"]
     option = typer.Option(
         f"--{option_name(item)}",
+        autocompletion=(lambda: list(choices)) if choices else None,
         help=f"{item.metadata['help']}{f'  [{told}]' if told else ''}",
         show_default=False,
         metavar={int: "N", float: "X", str: "TEXT"}[kind],

@@ -1,4 +1,8 @@
-"""Progress of long work, on stderr: a bar on a terminal, plain lines elsewhere."""
+"""What people are told while work goes on, on stderr.
+
+Progress is a bar on a terminal and plain lines elsewhere. ``--quiet`` leaves warnings
+and errors, ``--verbose`` adds why something is done anew and how long it took.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from enum import IntEnum
 from typing import Protocol
 
 from deepme.text import clean
 
 LINE_SECONDS = 10.0
+BAR_COLUMNS = 80
+"""On a narrower terminal numbers alone are shown."""
+
+
+class Verbosity(IntEnum):
+    """How much is told."""
+
+    QUIET = -1
+    NORMAL = 0
+    VERBOSE = 1
+
+
+_verbosity = Verbosity.NORMAL
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """Choose for the rest of this process how much is told."""
+    global _verbosity
+    _verbosity = verbosity
+
+
+def verbosity() -> Verbosity:
+    """How much is told."""
+    return _verbosity
 
 
 class Advance(Protocol):
@@ -22,13 +51,25 @@ class Advance(Protocol):
 
 
 def note(text: str) -> None:
-    """Print one line for people on stderr, cleaned."""
-    print(clean(text), file=sys.stderr, flush=True)
+    """Print one line for people on stderr, cleaned; not with ``--quiet``."""
+    if _verbosity > Verbosity.QUIET:
+        tell(text)
+
+
+def detail(text: str) -> None:
+    """Print one line on stderr with ``--verbose`` only, cleaned."""
+    if _verbosity == Verbosity.VERBOSE:
+        tell(text)
 
 
 def warn(text: str) -> None:
     """Print one warning on stderr, cleaned."""
-    note(f"warning: {text}")
+    tell(f"warning: {text}")
+
+
+def tell(text: str) -> None:
+    """Print one line on stderr, cleaned, however quiet it is to be."""
+    print(clean(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -46,7 +87,9 @@ def progress(
     Yields:
         The function to call after each unit or batch of units.
     """
-    if sys.stderr.isatty():
+    if _verbosity == Verbosity.QUIET:
+        yield lambda steps, figures="": None
+    elif sys.stderr.isatty():
         with _bar(label, total, unit, done) as advance:
             yield advance
     else:
@@ -58,15 +101,17 @@ def _bar(label: str, total: int | None, unit: str, done: int) -> Iterator[Advanc
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    bars = (BarColumn(bar_width=24),) if console.width >= BAR_COLUMNS else ()
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        *bars,
         TextColumn("{task.completed:,.0f}", markup=False),
         TextColumn(unit if total is None else f"of {total:,} {unit}", markup=False),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(clean(label), total=total, completed=done, figures="")
         yield lambda steps, figures="": bar.update(
             task, advance=steps, figures=clean(figures)

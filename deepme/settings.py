@@ -9,7 +9,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from deepme.errors import UsageError
-from deepme.text import clean
+from deepme.text import clean, suggestion
 
 
 def setting(
@@ -89,7 +89,8 @@ class Settings:
             if value is not None and not _is_allowed(value, item):
                 raise UsageError(
                     f"--{option_name(item)} is {clean(str(value))}, "
-                    f"expected {allowed_range(item)}"
+                    f"expected {allowed_range(item)}",
+                    suggestion(str(value), item.metadata["choices"]).strip(),
                 )
 
     def to_dict(self) -> dict[str, Any]:

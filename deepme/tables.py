@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,11 +29,22 @@ if TYPE_CHECKING:
     from deepme.verifying import Verdict
 
 _PIPE_WIDTH = 240
+_LEAST_TEXT = 14
+"""Characters of a text that are worth showing."""
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def print_paths(paths: Iterable[Path], json: bool) -> None:
+    """Print the files that were written, a line each or as a list."""
+    if json:
+        print_json([str(path) for path in paths])
+    else:
+        for path in paths:
+            print(clean(str(path)))
 
 
 def print_groups(content: GroupsContent) -> None:
@@ -47,7 +60,7 @@ def print_groups(content: GroupsContent) -> None:
         examples = ", ".join(names[name] for name in _spread(group.classes, 4))
         row = (group.number, group.name, len(group.classes), shared, examples)
         rows.append(tuple(map(str, row)))
-    _print_table(("group", "name", "classes", "shared", "examples"), rows, "rlrrl")
+    print_table(("group", "name", "classes", "shared", "examples"), rows, "rlrrl")
     summary = content.summary
     told = (
         f"{len(content.classes):,} classes in {len(content.groups)} groups, "
@@ -95,7 +108,7 @@ def print_selection(content: SelectionContent) -> None:
                 "chosen" if item is content.best else item.refused,
             )
         )
-    _print_table(header, rows, "rrrrrrrrrl")
+    print_table(header, rows, "rrrrrrrrrl")
     print(
         f"heads on frozen features of {content.train_images:,} training images, "
         f"macro top-1 on {content.val_images:,} validation images (standard error "
@@ -154,7 +167,7 @@ def print_results(results: Sequence[EvaluationContent]) -> None:
     ]
     chance = [f"{min(1.0, int(k) / results[0].classes):.1%}" for k in ranks]
     rows.append(("chance", "", *chance, *chance, "", "", ""))
-    _print_table(header, rows, "ll" + "r" * (len(header) - 2))
+    print_table(header, rows, "ll" + "r" * (len(header) - 2))
     first = results[0]
     skipped = f", {first.unreadable:,} unreadable" if first.unreadable else ""
     print(
@@ -176,7 +189,7 @@ def print_routing(content: RoutingContent) -> None:
         )
         for route in content.routes
     ]
-    _print_table(header, rows, "lrrrl")
+    print_table(header, rows, "lrrrl")
     print(
         f"{counted(content.images, 'validation image')}; chosen for `deepme evaluate`: "
         f"{content.best.options}, {content.experts / content.best.passes:.1f} times "
@@ -196,7 +209,7 @@ def print_plan(plan: Plan) -> None:
         for stage in plan.stages
     ]
     rows.append(("in all", "", _duration(plan.seconds), f"{plan.disk / 1e9:,.2f}"))
-    _print_table(("stage", "images through a network", "time", "GB"), rows, "lrrr")
+    print_table(("stage", "images through a network", "time", "GB"), rows, "lrrr")
     speed = plan.speed
     print(
         f"{plan.classes:,} classes, {plan.groups} groups, "
@@ -225,7 +238,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     wrong = [verdict for verdict in verdicts if verdict.state != "intact"]
     if wrong:
         rows = [(v.file, v.state, v.reason, v.command) for v in wrong]
-        _print_table(("file", "state", "why", "rerun"), rows, "llll")
+        print_table(("file", "state", "why", "rerun"), rows, "llll")
     intact = len(verdicts) - len(wrong)
     print(f"{intact:,} of {counted(len(verdicts), 'file')} intact")
 
@@ -262,7 +275,7 @@ def print_comparison(content: ComparisonContent) -> None:
         )
         for row in content.systems
     ]
-    _print_table(header, rows, "l" + "r" * (len(header) - 1))
+    print_table(header, rows, "l" + "r" * (len(header) - 1))
     seeds = max(len(row.seeds) for row in content.systems)
     print(
         f"{content.classes:,} classes, T = {content.groups}, "
@@ -284,18 +297,58 @@ def _spread(items: Sequence[str], count: int) -> list[str]:
     return list(items[::step][:count])
 
 
-def _print_table(
+def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], align: str
 ) -> None:
+    """Print a table; where the terminal is too narrow for it, a list of its rows.
+
+    Args:
+        header: titles of the columns.
+        rows: cells; cleaned here.
+        align: a letter a column, l or r. Columns of texts (l) may be cut short, numbers
+            are shown whole.
+    """
+    console = Console(
+        width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False
+    )
+    cells = [[shorten(cell, 60) for cell in row] for row in rows]
+    widths = _widths(header, cells, align, console.width)
+    if not widths:
+        for row in cells:
+            for title, cell in zip(header, row, strict=True):
+                if cell:
+                    console.print(Text(f"{title}  {cell}" if title else cell))
+            print()
+        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title, side in zip(header, align, strict=True):
+    for title, side, width in zip(header, align, widths, strict=True):
         table.add_column(
             title,
             justify="right" if side == "r" else "left",
+            width=width,
             overflow="ellipsis",
             no_wrap=True,
         )
-    for row in rows:
-        table.add_row(*(Text(shorten(cell, 60)) for cell in row))
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width, highlight=False).print(table)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _widths(
+    header: Sequence[str], rows: Sequence[Sequence[str]], align: str, available: int
+) -> list[int]:
+    """The width of each column, texts cut where need be; none if it is of no use."""
+    columns = zip(*(header, *rows), strict=True)
+    natural = [max(map(cell_len, column)) for column in columns]
+    widths = [
+        width if side == "r" else min(width, _LEAST_TEXT)
+        for width, side in zip(natural, align, strict=True)
+    ]
+    spare = available - 1 - sum(widths) - 3 * len(widths)
+    if spare < 0:
+        return []
+    for number, width in enumerate(natural):
+        more = min(spare, width - widths[number])
+        widths[number] += more
+        spare -= more
+    return widths

@@ -67,12 +67,13 @@ def verify(workspace: Workspace) -> list[Verdict]:
     verdicts = []
     with progress("verifying", len(paths), "files") as advance:
         for path in paths:
-            verdicts.append(_verdict(workspace, path))
+            verdicts.append(verdict_of(workspace, path))
             advance(1)
     return verdicts
 
 
-def _verdict(workspace: Workspace, path: Path) -> Verdict:
+def verdict_of(workspace: Workspace, path: Path) -> Verdict:
+    """Read one artifact; check seal, content and lineage."""
     name = workspace.name_of(path)
     try:
         command = workspace.command_for(path)

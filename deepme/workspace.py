@@ -27,7 +27,7 @@ from deepme.artifacts.origin import Origin, digest_of, origin_of
 from deepme.artifacts.similarity import Similarity, load_similarity
 from deepme.artifacts.split import Split, load_split
 from deepme.errors import ArtifactError, EnvironmentFault
-from deepme.progress import note
+from deepme.progress import detail, note
 from deepme.storage.atomic import atomic_write, cannot_write, sweep
 from deepme.storage.header import Header, reading
 from deepme.text import clean
@@ -219,26 +219,38 @@ class Workspace:
             lineage[self.name_of(origin.path)] = origin.sha256
         return lineage
 
-    def is_current(self, path: Path, expected: Header) -> bool:
+    def is_current(self, path: Path, *expected: Header) -> bool:
         """Whether a file is intact and made by these settings from these inputs.
 
         Args:
             path: the artifact.
-            expected: what its header would be if it were made now; may leave out of
-                its lineage what the stage itself writes beside the file.
+            expected: what its header would be if it were made now, or several that
+                serve; may leave out of their lineage what the stage itself writes
+                beside the file.
         """
+        why = self.why_not_current(path, *expected)
+        if why:
+            detail(f"to be made: {self.name_of(path)}, since {why}")
+        return not why
+
+    def why_not_current(self, path: Path, *expected: Header) -> str:
+        """Say what keeps a file from being what would be made now, as `is_current`.
+
+        Returns:
+            That it is missing or corrupt, the first setting that differs, or the first
+            input that has changed; empty if it is current.
+        """
+        if not path.exists():
+            return "it is missing"
         try:
             header = origin_of(path).header
         except ArtifactError:
-            return False
-        same = (
-            header.kind == expected.kind
-            and header.schema_version == expected.schema_version
-            and header.settings == expected.settings
-            and header.classes == expected.classes
-            and expected.made_from.items() <= header.made_from.items()
-        )
-        return same and not self.changed(header.made_from)
+            return "it is corrupt"
+        reasons = [_difference(header, other) for other in expected]
+        changed = self.changed(header.made_from)
+        if all(reasons):
+            return f"{changed} has changed" if changed else reasons[0]
+        return changed and f"{changed} has changed"
 
     @contextmanager
     def lock(
@@ -337,6 +349,22 @@ class Workspace:
 
     def _show(self, path: Path) -> str:
         return clean(str(path))
+
+
+def _difference(header: Header, expected: Header) -> str:
+    """The first thing in which a header is not as expected, or nothing."""
+    for key, value in expected.settings.items():
+        if key not in header.settings or header.settings[key] != value:
+            return f"{key} is {value}, was {header.settings.get(key)}"
+    if header.classes != expected.classes:
+        return "the class list is another"
+    same = (
+        header.kind == expected.kind
+        and header.schema_version == expected.schema_version
+        and header.settings == expected.settings
+        and expected.made_from.items() <= header.made_from.items()
+    )
+    return "" if same else "it was made from something else"
 
 
 def _acquire(lock: BaseFileLock, holder: Path, patient: bool) -> None:
