@@ -11,6 +11,7 @@ are affordable, and its code can be changed before it starts:
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import resource
@@ -90,6 +91,20 @@ def _work(work: Callable[[], object], writer: int) -> None:
 def in_child(work: Callable[[], object], seconds: float = 60.0) -> ChildEnd:
     """Do some work in a child and wait for its end."""
     return Child(work).wait(seconds)
+
+
+def apart(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a child: for what leaves a process in which nothing can be forked.
+
+    torch's exporter starts threads of autograd, and after that no fork can train.
+    """
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        ended = in_child(lambda: test(*arguments, **fixtures), seconds=240)
+        assert ended.code == 0, ended.output
+
+    return run
 
 
 def command(*arguments: object) -> Callable[[], None]:

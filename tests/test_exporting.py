@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
+from injection import apart
 
 import deepme
 from deepme import classifier, onnx_graph
@@ -63,6 +64,7 @@ class TestOnnx:
         pytest.importorskip("onnxscript")
 
     @pytest.mark.parametrize("which", NETWORKS)
+    @apart
     def test_onnxruntime_gives_the_same_answers(
         self, which: str, pictures: torch.Tensor, tmp_path: Path
     ) -> None:
@@ -90,6 +92,7 @@ class TestOnnx:
         # Putting the parts aside for the graph has left no trace.
         assert model.batch_size == 256
 
+    @apart
     def test_large_weights_lie_beside_it(
         self, pictures: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -104,6 +107,7 @@ class TestOnnx:
         assert names[1] == "model.onnx"
         assert path.stat().st_size < 100_000
 
+    @apart
     def test_other_answers_are_not_published(
         self, pictures: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -114,6 +118,7 @@ class TestOnnx:
             onnx_graph.save_onnx(path, named(network(5)), pictures[:3], {})
         assert list(tmp_path.iterdir()) == []
 
+    @apart
     def test_the_command(
         self, tiny_workspace: Path, invoke: Command, tmp_path: Path
     ) -> None:
