@@ -76,7 +76,7 @@ def save_onnx(
     The graph takes any number of images and gives ``probabilities`` (batch, N), and
     for a mixture ``weights`` (batch, T). Its metadata holds classes and names as JSON
     lists, and how to make the input. Where the weights are larger than
-    `INLINE_BYTES` they lie beside it in ``STEM-XXXXXXXX.data``.
+    `INLINE_BYTES` they lie beside it in ``STEM-*.data``.
 
     Args:
         path: where to, replaced at the end if it is there.

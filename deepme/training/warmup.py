@@ -132,33 +132,29 @@ def frozen_features(
             "trunk, so there is nothing to share",
             "use --weights hub, flat or a file, or --warmup views",
         )
-    rows = {subset: split.rows(subset) for subset in SUBSETS}
     network = create_network(
         settings.backbone, 1, weights=weights, image_size=settings.image_size
     )
-    features = {}
+    origin = {key: recorded[key] for key in ("backbone", "image_size", "weights")}
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
     with workspace.lock(workspace.root / "features", patient=True):
-        for subset in SUBSETS:
-            header = Header(
-                kind=KIND,
-                schema_version=SCHEMA,
-                settings={
-                    "subset": subset,
-                    "precision": "bfloat16" if compute.bfloat16 else "float32",
-                    **{k: recorded[k] for k in ("backbone", "image_size", "weights")},
-                },
-                classes=split.origin.header.classes,
-                made_from=workspace.made_from(split.origin, *sources),
-            )
-            path = workspace.features_path(subset)
-            if not workspace.is_current(path, header):
-                size = settings.image_size
-                _compute(network, size, split, path, header, compute, machine)
-            features[subset] = [
-                load_features(path, len(rows[subset]), network.num_features)
+        features = {
+            subset: [
+                _features(
+                    network,
+                    settings.image_size,
+                    workspace.features_path(subset),
+                    {"subset": subset, **origin},
+                    sources,
+                    workspace,
+                    split,
+                    compute=compute,
+                    machine=machine,
+                )
             ]
-    return FrozenFeatures(rows, features, split.images.label)
+            for subset in SUBSETS
+        }
+    return _beside_labels(features, split)
 
 
 def features_of_experts(
@@ -186,28 +182,56 @@ def features_of_experts(
         InputError: an unreadable image, by the policy.
     """
     features: dict[str, list[Features]] = {subset: [] for subset in SUBSETS}
-    rows = {subset: split.rows(subset) for subset in SUBSETS}
     for group in groups.content.groups:
         expert = workspace.expert(group.number)
         network = load_network(expert, workspace)
-        for subset in SUBSETS:
-            header = Header(
-                kind=KIND,
-                schema_version=SCHEMA,
-                settings={
-                    "subset": subset,
-                    "precision": "bfloat16" if compute.bfloat16 else "float32",
-                },
-                classes=split.origin.header.classes,
-                made_from=workspace.made_from(split.origin, expert.origin),
+        for subset, found in features.items():
+            found.append(
+                _features(
+                    network,
+                    expert.training.image_size,
+                    workspace.features_path(subset, expert),
+                    {"subset": subset},
+                    [expert.origin],
+                    workspace,
+                    split,
+                    compute=compute,
+                    machine=machine,
+                )
             )
-            path = workspace.features_path(subset, expert)
-            if not workspace.is_current(path, header):
-                size = expert.training.image_size
-                _compute(network, size, split, path, header, compute, machine)
-            width = expert.training.num_features
-            features[subset].append(load_features(path, len(rows[subset]), width))
+    return _beside_labels(features, split)
+
+
+def _beside_labels(features: dict[str, list[Features]], split: Split) -> FrozenFeatures:
+    rows = {subset: split.rows(subset) for subset in SUBSETS}
     return FrozenFeatures(rows, features, split.images.label)
+
+
+def _features(
+    network: Network | AttentionNetwork,
+    image_size: int,
+    path: Path,
+    settings: dict[str, object],
+    sources: Sequence[Origin],
+    workspace: Workspace,
+    split: Split,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+) -> Features:
+    """Load a network's features of a subset; compute them if missing or stale."""
+    precision = "bfloat16" if compute.bfloat16 else "float32"
+    header = Header(
+        kind=KIND,
+        schema_version=SCHEMA,
+        settings={**settings, "precision": precision},
+        classes=split.origin.header.classes,
+        made_from=workspace.made_from(split.origin, *sources),
+    )
+    if not workspace.is_current(path, header):
+        _compute(network, image_size, split, path, header, compute, machine)
+    num_rows = len(split.rows(str(settings["subset"])))
+    return load_features(path, num_rows, network.head.in_features)
 
 
 def _compute(
