@@ -94,6 +94,12 @@ SYSTEMS = {
         fusion="attention",
         attention={"epochs": 0, "attention": "equal"},
     ),
+    "features-longer": System(
+        label="DeepME, one head, twice the epochs of the flat network",
+        fusion="attention",
+        attention={"epochs": 0, "attention": "equal"},
+        longer=2.0,
+    ),
     "attention": System(
         label="DeepME, attention",
         fusion="attention",

@@ -1,9 +1,10 @@
 """Record what `deepme compare` came to beside the paper's Table 1.
 
-    python tests/benchmarks/accuracy.py COMPARISON...
+    python tests/benchmarks/accuracy.py COMPARISON... [--wide COMPARISON...]
 
 COMPARISON is a folder of `deepme compare`; docs/benchmarks/accuracy.md has the commands
 that make it. Of several, made with different ``--first-seed``, the seeds are joined.
+Those of ``--wide`` hold a flat network as wide as the mixture, alone.
 Prints the table and writes docs/benchmarks/accuracy.json.
 """
 
@@ -28,8 +29,10 @@ from deepme.tables import print_comparison
 PAPER = {"dmde": 2.6, "vgg16-ext": 4.5, "deepme-nossc": 11.9, "deepme-nogate": 24.3}
 """Points that the paper's DeepME is ahead on ImageNet10K."""
 
-RIVALS = (*PAPER, "flat-ensemble", "flat-longer", "deepme", "coarse")
-OURS = ("deepme", "coarse", "features", "attention", "joint")
+WIDE = "flat-wide"
+
+RIVALS = (*PAPER, "flat-ensemble", "flat-longer", WIDE, "deepme", "coarse")
+OURS = ("deepme", "coarse", "features", "features-longer", "attention", "joint")
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 
@@ -50,6 +53,12 @@ def joined(contents: list[ComparisonContent]) -> ComparisonContent:
             merged = tuple(seeds[number] for number in sorted(seeds))
             rows[result.system] = replace(known, seeds=merged)
     return replace(first, systems=tuple(rows.values()))
+
+
+def wide_network(contents: list[ComparisonContent]) -> SystemResult:
+    """The flat network of comparisons with a wider backbone, under its own name."""
+    (result,) = joined(contents).systems
+    return replace(result, system=WIDE, label="flat, as wide as the mixture")
 
 
 def row_of(result: SystemResult) -> dict[str, Any]:
@@ -128,12 +137,21 @@ def main() -> None:
     parser.add_argument(
         "comparison", type=Path, nargs="+", help="folder of `deepme compare`"
     )
-    folders = parser.parse_args().comparison
-    content = joined([load_comparison(at / "comparison.json") for at in folders])
+    parser.add_argument("--wide", type=Path, nargs="*", default=[])
+    found = parser.parse_args()
+    content = joined(
+        [load_comparison(at / "comparison.json") for at in found.comparison]
+    )
+    if found.wide:
+        wide = wide_network(
+            [load_comparison(at / "comparison.json") for at in found.wide]
+        )
+        content = replace(content, systems=(*content.systems, wide))
     results = {result.system: result for result in content.systems}
     record(
         "accuracy",
-        command="python tests/benchmarks/accuracy.py COMPARISON...",
+        command="python tests/benchmarks/accuracy.py COMPARISON... "
+        "--wide COMPARISON...",
         packages=PACKAGES,
         figures={
             "data": {
