@@ -82,9 +82,9 @@ def verdict_of(workspace: Workspace, path: Path) -> Verdict:
     try:
         header = _reader(path)(path)
     except ArtifactError as error:
-        return Verdict(
-            file=name, state="corrupt", reason=str(error.args[0]), command=command
-        )
+        # The file has a column of its own; beside it the path would hide the reason.
+        reason = str(error.args[0]).removeprefix(f"{clean(str(path))} is corrupt: ")
+        return Verdict(file=name, state="corrupt", reason=reason, command=command)
     if header.kind == "checkpoint":
         reason = "a training that has not ended"
         return Verdict(file=name, state="unfinished", reason=reason, command=command)

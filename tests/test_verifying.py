@@ -38,6 +38,7 @@ def test_one_bit_in_any_kind_of_file_is_found(victim):
     found = states(root)
     name = victim.path.relative_to(root).as_posix()
     assert found[name].state == "corrupt"
+    assert str(root) not in found[name].reason
 
 
 def test_what_follows_a_change_is_stale(tiny_workspace, invoke, tiny_config):

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from deepme.errors import InputError
 from deepme.images.sources import read_classes, require_distinct
+from deepme.storage.hdf5 import plain_dataset
 from deepme.text import clean, composed
 
 _ROUNDING = 1e-6
+MAX_CLASSES = 1_000_000
+MAX_TEXT = 64 * 2**20
+"""Bytes of all labels together."""
 
 
 def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32]]:
@@ -34,7 +38,8 @@ def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32
     readers = {".csv": _read_csv, ".h5": _read_hdf5, ".hdf5": _read_hdf5}
     try:
         if path.suffix == ".npy":
-            labels, matrix = _labels_of_npy(path, classes), np.load(path)
+            # Mapped: a header may declare any size, the file holds what it holds.
+            labels, matrix = _labels_of_npy(path, classes), np.load(path, mmap_mode="r")
         elif path.suffix in readers:
             if classes:
                 raise InputError(
@@ -74,11 +79,28 @@ def _read_csv(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 
 def _read_hdf5(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     with h5py.File(path, "r") as file:
-        labels = np.asarray(file["label"])
-        if labels.ndim != 1:
-            raise ValueError("its label is no list of texts")
-        texts = [value.decode() for value in labels.astype("S")]
-        return texts, np.asarray(file["similarity"])
+        labels = _texts(plain_dataset(file, "label", texts=True))
+        matrix = plain_dataset(file, "similarity")
+        if matrix.shape != (len(labels), len(labels)):
+            raise ValueError(
+                f"it has {len(labels):,} labels and a matrix of shape {matrix.shape}"
+            )
+        return labels, np.asarray(matrix)
+
+
+def _texts(labels: h5py.Dataset) -> list[str]:
+    if labels.ndim != 1 or labels.size > MAX_CLASSES:
+        raise ValueError(f"its label is no list of at most {MAX_CLASSES:,} texts")
+    texts: list[str] = []
+    length = 0
+    # One by one: in HDF5 a million texts may be one and the same megabyte.
+    for value in labels:
+        raw = value if isinstance(value, bytes) else str(value).encode()
+        length += len(raw)
+        if length > MAX_TEXT:
+            raise ValueError(f"its labels have more than {MAX_TEXT:,} bytes")
+        texts.append(raw.decode())
+    return texts
 
 
 def _checked(path: Path, labels: list[str], matrix: object) -> NDArray[np.float32]:

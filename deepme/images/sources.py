@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from deepme.core.hierarchy import Hierarchy
 from deepme.errors import InputError, UsageError
 from deepme.images.hierarchies import named_folders
 from deepme.images.index import class_folders
+from deepme.storage.json import MAX_BYTES, parse_strict
 from deepme.text import clean, composed, counted, listing, suggestion
 
 # timm's own tables; importing timm would import torch, which takes seconds.
@@ -98,8 +98,8 @@ def _of_path(path: Path, hierarchy: Hierarchy | None) -> list[str]:
 def _indexed(path: Path) -> list[str]:
     """Read the classes of a ``class_to_idx``, by their index."""
     try:
-        table = json.loads(path.read_text("utf-8-sig"))
-        by_index = {int(index): composed(name) for name, index in table.items()}
+        table = parse_strict(_text(path))
+        by_index = {_index(index): composed(name) for name, index in table.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"cannot read the class list {clean(str(path))}: {clean(str(error))}",
@@ -113,10 +113,24 @@ def _indexed(path: Path) -> list[str]:
     return [by_index[index] for index in range(len(table))]
 
 
+def _index(value: object) -> int:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no index")
+    return int(value)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    return raw.decode("utf-8-sig")
+
+
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read the class list {clean(str(path))}: {error}",
             "expected a text file with one wnid a line",

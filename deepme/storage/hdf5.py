@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,9 +35,22 @@ from deepme.storage.header import (
     require_file,
 )
 from deepme.storage.sink import SignalsHeld, Sink
+from deepme.text import clean
 
 _BLOCK = 512
 _ATTRIBUTE = "deepme"
+
+MAX_EXPANSION = 1000
+"""A dataset may declare so many times the bytes that are stored of it."""
+_PLAIN = "biufS"
+"""Kinds of numpy types that hold their values themselves: no references, no heap."""
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_LZF,
+}
+"""Those that h5py brings along: for another HDF5 would load a library by its number."""
 
 Block = tuple[h5py.Dataset, slice, NDArray[Any]]
 """A dataset, some of its rows, and the values to write there."""
@@ -174,10 +188,14 @@ def dataset(
     Raises:
         ArtifactError: absent or different.
     """
-    found = file.get(name)
     wanted = f"{name}: {np.dtype(dtype)} {shape}"
-    if not isinstance(found, h5py.Dataset):
-        raise ArtifactError(f"{file.attrs[_ATTRIBUTE][:80]}… lacks {wanted}")
+    try:
+        found = plain_dataset(file, name)
+    except KeyError:
+        about = clean(str(file.attrs[_ATTRIBUTE])[:80])
+        raise ArtifactError(f"{about}… lacks {wanted}") from None
+    except ValueError as error:
+        raise ArtifactError(f"{error}, expected {wanted}") from error
     fits = len(found.shape) == len(shape) and all(
         want in (None, have) for want, have in zip(shape, found.shape, strict=True)
     )
@@ -186,11 +204,55 @@ def dataset(
     return found
 
 
+def plain_dataset(file: h5py.File, name: str, *, texts: bool = False) -> h5py.Dataset:
+    """Look up a dataset that lies in the file itself, at most as large as it says.
+
+    HDF5 can point to other files and declare exabytes in a kilobyte (CVE-2026-1669,
+    CVE-2026-0897); every dataset that deepme reads is taken from here.
+
+    Args:
+        file: open for reading, its content from anyone.
+        name: at the top of the file.
+        texts: may hold texts of any length, as h5py writes a list of str.
+
+    Returns:
+        The dataset, not yet read.
+
+    Raises:
+        KeyError: there is no dataset of this name.
+        ValueError: it is a link, lies in other files, holds references or values of
+            any length, needs a filter of others, or declares far more than is stored.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise KeyError(name)
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name} is a link to elsewhere")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(name)
+    made = found.id.get_create_plist()
+    if made.get_external_count() or found.is_virtual:
+        raise ValueError(f"{name} lies in other files")
+    is_text = h5py.check_string_dtype(found.dtype) is not None
+    if found.dtype.kind not in _PLAIN and not (texts and is_text):
+        raise ValueError(f"{name} holds {found.dtype}, no plain numbers or texts")
+    filters = {made.get_filter(number)[0] for number in range(made.get_nfilters())}
+    if filters - _FILTERS:
+        raise ValueError(f"{name} needs the HDF5 filter {max(filters - _FILTERS)}")
+    size = math.prod(found.shape or ()) * found.dtype.itemsize
+    if size > MAX_EXPANSION * found.id.get_storage_size() and size:
+        raise ValueError(f"{name} declares {size:,} bytes and stores hardly any")
+    return found
+
+
 def mapped(path: Path, array: h5py.Dataset) -> Any:
     """Map a contiguous dataset of a file; an empty one has no bytes to map."""
     if 0 in array.shape:
         return np.empty(array.shape, array.dtype)
     offset = array.id.get_offset()
+    if offset is None:
+        raise corrupt(path, f"{array.name} lies in pieces")
     return np.memmap(path, array.dtype, "r", offset=offset, shape=array.shape)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,51 @@ def json_header(path: Path) -> tuple[Header, str]:
     """
     header, _, digest = _parse(path)
     return header, digest
+
+
+def parse_strict(raw: str | bytes) -> Json:
+    """Parse JSON of anyone, by the standard and not beyond it.
+
+    Args:
+        raw: the text; its size is for the caller to bound.
+
+    Returns:
+        The values.
+
+    Raises:
+        ValueError: not JSON, a key twice, NaN, an infinity or a number beyond a
+            double's range, or nested too deep.
+    """
+    try:
+        return json.loads(
+            raw,
+            object_pairs_hook=_distinct,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _distinct(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        twice = next(
+            key for key, n in Counter(key for key, _ in pairs).items() if n > 1
+        )
+        raise ValueError(f"{twice!r} stands there twice")
+    return table
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
 
 
 def _parse(path: Path) -> tuple[Header, Json, str]:

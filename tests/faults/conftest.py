@@ -1,48 +1,76 @@
-"""Count the points that are tried, and record the counts of a run that passed."""
+"""The long tier: what each kind of fault came to, counted and recorded.
+
+Every module here is one tier, one row of the table in docs/reliability.md::
+
+    uv run pytest tests/faults --record
+
+A test hands each case to `tally`, with what is wrong about it, and goes on: the row
+counts what failed, and the test fails at its end.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from recording import record
+from recording import RESULTS, record
+from tally import Tally
+from world import World
 
-_COUNTS = pytest.StashKey[Counter[tuple[str, str]]]()
+NAME = "faults"
+
+
+_TALLIES = pytest.StashKey[dict[str, Tally]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record",
         action="store_true",
-        help="write the counts to docs/benchmarks/faults.json if all tests pass",
+        help="write the counts to docs/benchmarks/faults.json",
     )
 
 
 @pytest.fixture
-def counted(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
-    """Add to the points of one kind of fault; the case is the test's parameter."""
-    counts = request.config.stash.setdefault(_COUNTS, Counter())
-    case = next(iter(request.node.callspec.params.values()))
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """The counts of this module's tier; fails the test if one of its cases failed."""
+    tallies = request.config.stash.setdefault(_TALLIES, {})
+    tier = tallies.setdefault(request.module.TIER, Tally())
+    before, started = len(tier.problems), time.monotonic()
+    yield tier
+    tier.seconds += time.monotonic() - started
+    new = tier.problems[before:]
+    assert not new, f"{len(new)} cases failed, the first:\n" + "\n".join(new[:5])
 
-    def add(fault: str, points: int) -> None:
-        counts[str(case), fault] += points
 
-    return add
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Six classes of four pictures, networks of a few hundred weights, all made."""
+    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    counts = session.config.stash.get(_COUNTS, Counter())
-    table: dict[str, dict[str, int]] = {}
-    for (case, fault), points in counts.items():
-        table.setdefault(case, {})[fault] = points
-    for case, row in table.items():
-        print(f"\n{case}: {row}", end="")
-    if exitstatus == 0 and session.config.option.record:
-        record(
-            "faults",
-            command="uv run pytest tests/faults --record",
-            packages=("deepme", "torch", "h5py", "safetensors"),
-            figures={"faults": table},
-        )
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    tallies = session.config.stash.get(_TALLIES, {})
+    for name, tier in tallies.items():
+        print(f"\n{name}: {tier.row()}", end="")
+    option = session.config.option
+    # A tier of which a part was chosen has not been run.
+    part = option.keyword or any("::" in str(place) for place in session.config.args)
+    if option.record and tallies and not part:
+        _record({name: tier.row() for name, tier in tallies.items()})
+
+
+def _record(rows: dict[str, dict[str, object]]) -> None:
+    """Write the rows of the tiers that were run; the others stay as they are."""
+    path = Path(RESULTS / f"{NAME}.json")
+    known = json.loads(path.read_text())["tiers"] if path.exists() else {}
+    record(
+        NAME,
+        command="uv run pytest tests/faults --record",
+        packages=("deepme", "torch", "h5py", "safetensors", "pillow"),
+        figures={"tiers": dict(sorted((known | rows).items()))},
+    )

@@ -124,7 +124,7 @@ class TestRefusals:
     def test_npy_of_python_objects_is_not_unpickled(self, tmp_path):
         objects = np.array([[{}, 1], [1, {}]], dtype=object)
         path, classes = write_npy(tmp_path / "own.npy", objects)
-        with pytest.raises(InputError, match=r"cannot read --matrix .*allow_pickle"):
+        with pytest.raises(InputError, match=r"cannot read --matrix .*Python objects"):
             read_matrix(path, classes)
 
     @pytest.mark.parametrize(
@@ -166,3 +166,44 @@ class TestRefusals:
         (tmp_path / "own.txt").write_text("a,b\n")
         with pytest.raises(InputError, match=r"--matrix .*\.(csv|h5|txt)"):
             read_matrix(tmp_path / name, "")
+
+
+class TestHostile:
+    """Bombs and pointers to other files: refused before their content is touched."""
+
+    def test_an_npy_that_declares_more_than_it_holds(self, tmp_path):
+        path, classes = write_npy(tmp_path / "own.npy", MATRIX)
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(b"(3, 3), }    ", b"(3, 99999), }"))
+        with pytest.raises(InputError, match="cannot read --matrix"):
+            read_matrix(path, classes)
+
+    def test_a_matrix_of_exabytes(self, tmp_path):
+        path = write_hdf5(tmp_path / "own.h5", label=LABELS)
+        with h5py.File(path, "a") as file:
+            file.create_dataset("similarity", (2**20, 2**20), "f8", chunks=(64, 64))
+        with pytest.raises(InputError, match="bytes and stores hardly any"):
+            read_matrix(path, "")
+
+    def test_labels_that_are_one_megabyte_again_and_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("deepme.images.matrices.MAX_TEXT", 10)
+        path = write_hdf5(tmp_path / "own.h5", label=LABELS, similarity=MATRIX)
+        with pytest.raises(InputError, match="labels have more than 10 bytes"):
+            read_matrix(path, "")
+
+    def test_a_link_to_another_file(self, tmp_path):
+        write_hdf5(tmp_path / "other.h5", similarity=MATRIX)
+        path = write_hdf5(
+            tmp_path / "own.h5",
+            label=LABELS,
+            similarity=h5py.ExternalLink("other.h5", "similarity"),
+        )
+        with pytest.raises(InputError, match="similarity is a link to elsewhere"):
+            read_matrix(path, "")
+
+    def test_a_matrix_of_other_labels(self, tmp_path):
+        path = write_hdf5(tmp_path / "own.h5", label=LABELS[:2], similarity=MATRIX)
+        with pytest.raises(
+            InputError, match=r"2 labels and a matrix of shape \(3, 3\)"
+        ):
+            read_matrix(path, "")

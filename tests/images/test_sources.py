@@ -8,6 +8,7 @@ import pytest
 
 from deepme.errors import DeepmeError, InputError, UsageError
 from deepme.images.sources import read_classes, require_distinct
+from deepme.storage.json import MAX_BYTES
 
 DOG, CAT, FOX = "n02084071", "n02121620", "n02118333"
 
@@ -104,11 +105,28 @@ def test_a_class_map_gives_the_order_of_its_indices(tmp_path: Path) -> None:
         ('{"a": 0, "b": "x"}', "expected a JSON object of class and index"),
         ('["a", "b"]', "expected a JSON object of class and index"),
         ("{", "expected a JSON object of class and index"),
+        ('{"a": 0, "a": 1}', "'a' stands there twice"),
+        ('{"a": 0, "b": NaN}', "NaN is no JSON"),
+        ('{"a": 0, "b": -Infinity}', "-Infinity is no JSON"),
+        ('{"a": 0, "b": 1e999}', "1e999 is too large"),
+        ('{"a": 0, "b": 1.5}', "1.5 is no index"),
+        ('{"a": 0, "b": true}', "True is no index"),
+        ('{"a": ' * 100_000, "nested too deep"),
+        ('{"a": 0, "b": ' + "1" * 5_000 + "}", "expected a JSON object of class"),
     ],
+    ids=range(13),
 )
 def test_what_is_no_class_map(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_classes(write(tmp_path / "map.json", text))
+
+
+def test_a_class_list_that_is_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(InputError, match="it has more than 67,108,864 bytes"):
+        read_classes(str(path))
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\udcff", ""])

@@ -220,6 +220,74 @@ class TestWrongFile:
             hdf5_header(path)
 
 
+def elsewhere(file: h5py.File) -> None:
+    """A matrix whose numbers lie in another file."""
+    space = h5py.h5s.create_simple((60, 10))
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_external(b"/etc/passwd", 0, 2400)
+    h5py.h5d.create(file.id, b"matrix", h5py.h5t.IEEE_F32LE, space, made)
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((60, 10), np.float32)
+    layout[:] = h5py.VirtualSource("other.h5", "matrix", (60, 10))
+    file.create_virtual_dataset("matrix", layout)
+
+
+def strange_filter(file: h5py.File) -> None:
+    space = h5py.h5s.create_simple((60, 10))
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_chunk((60, 10))
+    made.set_filter(h5py.h5z.FILTER_SCALEOFFSET, h5py.h5z.FLAG_OPTIONAL, (2, 0))
+    h5py.h5d.create(file.id, b"matrix", h5py.h5t.STD_I32LE, space, made)
+
+
+def linked(link: Any) -> Any:
+    def fill(file: h5py.File) -> None:
+        file["other"] = MATRIX
+        file["matrix"] = link
+
+    return fill
+
+
+def bomb(file: h5py.File) -> None:
+    file.create_dataset("matrix", (2**20, 2**20), np.float32, chunks=(64, 64))
+
+
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "external link": (linked(h5py.ExternalLink("/etc/x.h5", "matrix")), "is a link"),
+    "soft link": (linked(h5py.SoftLink("/other")), "is a link to elsewhere"),
+    "soft link to itself": (linked(h5py.SoftLink("/matrix")), "is a link"),
+    "external storage": (elsewhere, "lies in other files"),
+    "virtual": (virtual, "lies in other files"),
+    "of exabytes": (bomb, "declares 4,398,046,511,104 bytes and stores hardly"),
+    "another filter": (strange_filter, "needs the HDF5 filter 6"),
+    "texts of any length": (
+        lambda file: (
+            file.create_dataset("matrix", data=["a"], dtype=h5py.string_dtype())
+            and None
+        ),
+        "holds object, no plain numbers",
+    ),
+    "references": (
+        lambda file: file.create_dataset("matrix", (1,), h5py.ref_dtype) and None,
+        "holds object, no plain numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_dataset_that_is_not_what_it_seems_is_refused(path: Path, name: str):
+    """Sealed as by deepme: whoever can write to a workspace can seal."""
+    fill, message = HOSTILE[name]
+    write_hdf5(path, HEADER, fill)
+    with (
+        open_hdf5(path, "try", 1) as (_, file, _sha256),
+        pytest.raises(ArtifactError, match=message),
+    ):
+        dataset(file, "matrix", np.float32, (60, 10))
+
+
 class TestDataset:
     @pytest.fixture
     def file(self, path: Path) -> Iterator[h5py.File]:

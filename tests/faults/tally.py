@@ -1,0 +1,59 @@
+"""The cases of one tier, and what is wrong about each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from injection import ChildEnd
+
+
+@dataclass
+class Tally:
+    """The cases of one tier.
+
+    Attributes:
+        cases: tried.
+        failed: with something wrong about them.
+        tracebacks: shown to the user, or kept in a file as a bug.
+        figures: what else the row tells.
+    """
+
+    cases: int = 0
+    failed: int = 0
+    tracebacks: int = 0
+    seconds: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def case(self, name: str, *problems: str, output: str = "") -> None:
+        """Count one case, with what is wrong about it and what it printed."""
+        self.cases += 1
+        told = [problem for problem in problems if problem]
+        if "Traceback" in output or "bug of deepme" in output:
+            self.tracebacks += 1
+            told.append("a traceback")
+        if told:
+            self.failed += 1
+            self.problems.append(f"{name}: {'; '.join(told)}\n{output[-2000:]}")
+
+    def row(self) -> dict[str, object]:
+        """The row of the table."""
+        return {
+            "date": datetime.now(UTC).date().isoformat(),
+            "cases": self.cases,
+            "passed": self.cases - self.failed,
+            "failed": self.failed,
+            "tracebacks": self.tracebacks,
+            "seconds": round(self.seconds),
+            **self.figures,
+        }
+
+
+def one_error(end: ChildEnd, *codes: int) -> str:
+    """What is wrong with a command that must end with a code and one error line."""
+    if end.code not in codes:
+        return f"exit code {end.code}, expected {codes}"
+    if end.code and end.output.count("error: ") != 1:
+        return f"{end.output.count('error: ')} error lines"
+    return "an escape character" if "\x1b" in end.output else ""
