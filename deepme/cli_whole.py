@@ -125,6 +125,33 @@ def verify(*, workspace: Where = HERE, json: AsJson = False) -> None:
         raise typer.Exit(2)
 
 
+def report(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="the page (default: report.html in the workspace)",
+        ),
+    ] = None,
+    workspace: Where = HERE,
+    json: AsJson = False,
+) -> None:
+    """Write one HTML page of the results: groups, experts, classes, confusions.
+
+    It needs nothing but a browser and can be passed on as it is. Takes the folder of
+    a comparison too.
+
+    Example: deepme report --out report.html
+    """
+    from deepme.reporting.page import run
+    from deepme.tables import print_paths
+
+    print_paths([run(open_workspace(workspace), out=out)], json)
+
+
 def predict(
     *,
     images: Annotated[
@@ -286,7 +313,7 @@ def demo(
     ] = 0,
     json: AsJson = False,
 ) -> None:
-    """Draw pictures of WordNet classes and run all stages on them.
+    """Draw pictures of WordNet classes, run all stages on them and write the report.
 
     Example: deepme demo
     """
@@ -308,10 +335,12 @@ def _print_rehearsal(stages: list[Rehearsed], json: bool) -> None:
 def _print_outcome(outcome: Outcome, json: bool) -> None:
     from deepme.tables import print_groups, print_json, print_results
 
+    written = [str(path) for path in outcome.figures]
+    report = str(outcome.report) if outcome.report else None
     if json:
-        print_json(asdict(outcome) | {"figures": list(map(str, outcome.figures))})
+        print_json(asdict(outcome) | {"figures": written, "report": report})
         return
     print_groups(outcome.groups)
     print_results(outcome.results)
-    for path in outcome.figures:
+    for path in [*written, *([report] if report else [])]:
         typer.echo(path)

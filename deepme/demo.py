@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from deepme.config import (
@@ -20,6 +21,7 @@ from deepme.images.drawing import write_demo_images
 from deepme.pipeline import Outcome, run_all
 from deepme.progress import note
 from deepme.recipe import Recipe
+from deepme.reporting import page
 from deepme.workspace import Workspace
 
 IMAGE_SIZE = 32
@@ -68,11 +70,12 @@ def run(workspace: Workspace, *, seed: int = 0) -> Outcome:
         seed: of pictures, split and training.
 
     Returns:
-        Groups, results and figures.
+        Groups, results, figures and report.
     """
     recipe = demo_recipe(seed)
     images = workspace.root / f"images-{seed}"
     note(f"drawing {IMAGES_PER_CLASS} pictures a class in {images}")
     write_demo_images(images, per_class=IMAGES_PER_CLASS, size=IMAGE_SIZE, seed=seed)
     # Among six classes nearly everything is right at top 5.
-    return run_all(recipe, workspace, data=images, figure_rank=1)
+    outcome = run_all(recipe, workspace, data=images, figure_rank=1)
+    return replace(outcome, report=page.run(workspace))

@@ -32,11 +32,13 @@ class Outcome:
         groups: the grouping.
         results: one entry a fusion.
         figures: the files drawn.
+        report: the page about it all; None where none was asked for.
     """
 
     groups: GroupsContent
     results: list[EvaluationContent]
     figures: list[Path]
+    report: Path | None = None
 
 
 def run_all(

@@ -26,7 +26,7 @@ FLOORS = (
     ("classifier",),
     ("hub", "model_card", "onnx_graph"),
     ("steps",),
-    ("experts", "interface"),
+    ("experts", "interface", "reporting"),
     ("pipeline", "planning", "predicting", "rehearsal"),
     ("demo", "comparison"),
     ("comparison_rehearsal",),
@@ -52,6 +52,7 @@ KEEPERS = {
     "rich": ("progress", "tables"),
     "matplotlib": ("figures", "steps.plot_accuracy", "steps.route", "steps.select"),
     "filelock": ("workspace",),
+    "jinja2": ("reporting.page",),
     "safetensors": ("storage.tensors", "networks"),
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),
     "torch": (

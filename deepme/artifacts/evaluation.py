@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,8 +20,8 @@ from deepme.storage.hdf5 import dataset, open_hdf5, write_hdf5
 from deepme.storage.header import Header, validated
 from deepme.storage.json import read_json, write_json
 
-KIND, SCHEMA = "evaluation", 3
-COUNTS_KIND, COUNTS_SCHEMA = "evaluation-counts", 2
+KIND, SCHEMA = "evaluation", 4
+COUNTS_KIND, COUNTS_SCHEMA = "evaluation-counts", 3
 
 NUM_BINS = 15
 """Bins of the calibration."""
@@ -107,6 +108,10 @@ class Counts:
             bins of equal width over [0, 1].
         bin_hits: (15,) int64, those of them whose class it was.
         bin_confidence: (15,) float64, the sum of their probabilities.
+        calibrated_images: (15,) int64, as `bin_images` under the temperature; all
+            three are zero where there is none.
+        calibrated_hits: (15,) int64.
+        calibrated_confidence: (15,) float64.
     """
 
     topk: NDArray[np.int64]
@@ -116,6 +121,9 @@ class Counts:
     bin_images: NDArray[np.int64]
     bin_hits: NDArray[np.int64]
     bin_confidence: NDArray[np.float64]
+    calibrated_images: NDArray[np.int64]
+    calibrated_hits: NDArray[np.int64]
+    calibrated_confidence: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -177,8 +185,15 @@ def load_evaluation(path: Path) -> Evaluation:
             hits=dataset(file, "hits", np.int64, shape)[()],
             images=dataset(file, "images", np.int64, shape[1:])[()],
             confusions=dataset(file, "confusions", np.int64, (None, 3))[()],
-            bin_images=dataset(file, "bin_images", np.int64, (NUM_BINS,))[()],
-            bin_hits=dataset(file, "bin_hits", np.int64, (NUM_BINS,))[()],
-            bin_confidence=dataset(file, "bin_confidence", np.float64, (NUM_BINS,))[()],
+            **_bins(file, "bin"),
+            **_bins(file, "calibrated"),
         )
     return Evaluation(Origin(path, header, sha256), content, counts)
+
+
+def _bins(file: h5py.File, prefix: str) -> dict[str, NDArray[Any]]:
+    kinds = {"images": np.int64, "hits": np.int64, "confidence": np.float64}
+    return {
+        name: dataset(file, name, kind, (NUM_BINS,))[()]
+        for name, kind in ((f"{prefix}_{part}", kind) for part, kind in kinds.items())
+    }

@@ -93,6 +93,22 @@ class Similarity:
             nearness[rows] = block.sum(axis=1) - block[own]
         return int(indices[nearness.argmax()])
 
+    def rows(self, indices: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Read what the file holds of some classes, a few rows at a time.
+
+        Args:
+            indices: (C,) ascending positions in the class list.
+
+        Yields:
+            Which of the indices, and their rows (B, N): uint8 path lengths, 255 for no
+            path, or float32 similarities of a user's matrix.
+
+        Raises:
+            ArtifactError: the file is no longer the one that was loaded.
+        """
+        with self._opened() as file:
+            yield from _read_rows(file, indices)
+
     def affinity(self) -> TwinAffinity | NDArray[np.float32]:
         """Read what is clustered: Θ with zeros on its diagonal.
 

@@ -232,6 +232,9 @@ def _save(
         bin_images=counter.calibration.count_M.numpy(),
         bin_hits=counter.calibration.correct_M.numpy(),
         bin_confidence=counter.calibration.confidence_M.numpy(),
+        calibrated_images=counter.calibrated.count_M.numpy(),
+        calibrated_hits=counter.calibrated.correct_M.numpy(),
+        calibrated_confidence=counter.calibrated.confidence_M.numpy(),
     )
     save_evaluation(path, header, content, counts)
     return content
