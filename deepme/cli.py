@@ -326,6 +326,7 @@ def plot_accuracy(
 _command(takes_settings(beside.train_flat))
 _command(takes_settings(beside.train_attention))
 _command(takes_settings(beside.route))
+_command(takes_settings(beside.extend))
 _command(takes_settings(whole.run))
 _command(takes_settings(whole.compare))
 _command(takes_settings(whole.predict))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from deepme.config import (
     AttentionSettings,
+    ExtendSettings,
     FlatSettings,
     MachineSettings,
     RouteSettings,
@@ -66,3 +71,47 @@ def route(
         print_json(asdict(content))
     else:
         print_routing(content)
+
+
+def extend(
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="class folders or tar files of new classes"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="workspace to write"),
+    ],
+    place_only: Annotated[
+        bool,
+        typer.Option("--place-only", help="place them and say the cost; train nothing"),
+    ] = False,
+    workspace: Where = HERE,
+    json: AsJson = False,
+    settings: ExtendSettings,
+    machine: MachineSettings,
+) -> None:
+    """Add classes to a finished mixture; train only the experts that they join.
+
+    The workspace stays as it is. The larger one has the groups with the new classes,
+    the experts of the others as they were, and a gate over all.
+
+    Example: deepme extend --data NEW --out extended --place-only
+    """
+    from deepme.extending import run
+    from deepme.extension_tables import print_extension
+    from deepme.tables import print_json
+
+    found = run(
+        settings,
+        machine,
+        open_workspace(workspace),
+        open_workspace(out),
+        data=data,
+        place_only=place_only,
+    )
+    if json:
+        print_json(asdict(found))
+    else:
+        print_extension(found)

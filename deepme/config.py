@@ -218,10 +218,10 @@ class FlatSettings(NetworkSettings):
             UsageError: a value outside its range, or weights ``flat``.
         """
         super().__post_init__()
-        if self.weights == "flat":
+        if self.weights in ("flat", "before"):
             raise UsageError(
-                "--weights is flat, but it is the flat network that is trained; "
-                "expected hub, none, or a .safetensors or .pth file",
+                f"--weights is {self.weights}, but it is the flat network that is "
+                "trained; expected hub, none, or a .safetensors or .pth file",
                 "set weights in the [train-flat] table",
             )
 
@@ -235,7 +235,8 @@ class ExpertSettings(NetworkSettings):
     weights: str = setting(
         "hub",
         "hub (timm's pre-trained), flat (trunk and head of what train-flat trained), "
-        "none, or a local .safetensors or .pth file",
+        "before (what it was before extend), none, or a local .safetensors or .pth "
+        "file",
     )
     lambda2: float = setting(
         0.001, "λ2: weight of the visual regulariser Ω", at_least=0
@@ -282,8 +283,8 @@ class GateSettings(Settings):
     )
     weights: str = setting(
         "hub",
-        "hub (timm's pre-trained), flat (the trunk that train-flat trained), none, or "
-        "a local .safetensors or .pth file",
+        "hub (timm's pre-trained), flat (the trunk that train-flat trained), before "
+        "(what it was before extend), none, or a local .safetensors or .pth file",
     )
     augment: str = setting(
         "crop",
@@ -441,6 +442,20 @@ class RouteSettings(Settings):
         "largest loss of macro top-1 on validation images against asking all experts",
         at_least=0,
         at_most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendSettings(Settings):
+    """How much is learned anew when classes are added."""
+
+    section: ClassVar[str] = "extend"
+
+    share: float = setting(
+        0.35,
+        "epochs of what goes on learning, as a share of those it has had",
+        above=0,
+        at_most=10,
     )
 
 

@@ -72,7 +72,7 @@ def train(
     # What no group could be trained without is refused once, not for each of them.
     workspace.split(groups.origin)
     workspace.similarity()
-    first_weights(settings.weights, workspace)
+    first_weights(settings.weights, workspace, workspace.expert_path(numbers[0]))
     slots = slots_of(machine, len(numbers))
     if len(slots) > 1:
         sizes = {number: len(groups.group(number).classes) for number in numbers}

@@ -32,6 +32,7 @@ from deepme.networks import (
     FeatureGate,
     Network,
     create_network,
+    take_over_head,
 )
 from deepme.progress import note, progress
 from deepme.storage.header import Header
@@ -118,7 +119,10 @@ def build_gate(
     if settings.input != "images":
         experts = _experts(workspace, groups)
         widths = [expert.training.num_features for expert in experts]
-    return blank_gate(settings, groups.num_groups, widths, image_size, weights)
+    gate = blank_gate(settings, groups.num_groups, widths, image_size, weights)
+    if settings.weights == "before" and isinstance(gate, Network):
+        take_over_head(gate, Path(weights))
+    return gate
 
 
 def blank_gate(

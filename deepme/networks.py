@@ -190,16 +190,21 @@ def create_network(
 
 
 @torch.no_grad()
-def take_over_head(network: Network, path: Path, rows: Sequence[int]) -> None:
+def take_over_head(
+    network: Network, path: Path, rows: Sequence[int] | None = None
+) -> None:
     """Begin with outputs that another network has learned.
 
     Args:
         network: its first outputs are set, the others stay as they were drawn.
         path: weights of a deepme network with the same backbone.
-        rows: outputs of that network, in the order in which they are taken over.
+        rows: outputs of that network, in the order in which they are taken over; None
+            for all of them.
     """
     state = _read_state(path)
-    index = torch.as_tensor(rows)
+    index = (
+        torch.arange(len(state["head.bias"])) if rows is None else torch.tensor(rows)
+    )
     network.head.weight[: len(index)] = state["head.weight"][index]
     network.head.bias[: len(index)] = state["head.bias"][index]
 

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ _COMMANDS = {
     "attention": "deepme train-attention",
     "calibration": "deepme evaluate",
     "evaluation": "deepme evaluate",
+    "before": "deepme extend",
 }
 
 
@@ -59,6 +60,11 @@ class Workspace:
     """
 
     root: Path
+
+    @property
+    def before(self) -> Workspace:
+        """The workspace that this one extends, linked into it by ``extend``."""
+        return Workspace(self.root / "before")
 
     @property
     def similarity_path(self) -> Path:
@@ -194,6 +200,27 @@ class Workspace:
         attention = load_training(self.attention_path, kind="attention")
         self._check(attention.origin)
         return attention
+
+    def earlier(self, path: Path) -> Expert:
+        """Load what a network was before the workspace was extended.
+
+        Args:
+            path: training.json of the network in this workspace.
+
+        Returns:
+            The network of that place in `before`, its lineage told from here.
+        """
+        before = self.before
+        there = before.root / self.name_of(path)
+        before._require(there)
+        kind = {self.gate_path: "gate", self.flat_path: "flat"}.get(path, "expert")
+        found = load_training(there, kind)
+        before._check(found.origin)
+        prefix = before.root.name
+        lineage = found.origin.header.made_from.items()
+        made_from = {f"{prefix}/{name}": sha256 for name, sha256 in lineage}
+        header = replace(found.origin.header, made_from=made_from)
+        return replace(found, origin=replace(found.origin, header=header))
 
     def evaluations(self) -> list[Evaluation]:
         """Load every system's result, by name, and check what each was made from."""

@@ -72,9 +72,20 @@ class Similarity:
         """
         size = len(self.classes) if indices is None else len(indices)
         theta = np.empty((size, size), dtype=np.float32)
-        for rows, block in self._theta_rows(indices):
+        for rows, block in self._theta_rows(indices, indices):
             theta[rows] = block
         return theta
+
+    def theta_to_all(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read the rows of Θ of some classes.
+
+        Args:
+            indices: (C,) ascending positions in the class list.
+
+        Returns:
+            (C, N) float32, in [0, 1].
+        """
+        return np.concatenate([block for _, block in self._theta_rows(indices, None)])
 
     def medoid(self, indices: NDArray[np.int64]) -> int:
         """Find the class of some that is most similar to the others.
@@ -88,7 +99,7 @@ class Similarity:
             Its position in the class list, the lowest where several are equal.
         """
         nearness = np.empty(len(indices), dtype=np.float32)
-        for rows, block in self._theta_rows(indices):
+        for rows, block in self._theta_rows(indices, indices):
             own = np.arange(len(block)), np.arange(len(indices))[rows]
             nearness[rows] = block.sum(axis=1) - block[own]
         return int(indices[nearness.argmax()])
@@ -130,12 +141,14 @@ class Similarity:
             )
 
     def _theta_rows(
-        self, indices: NDArray[np.int64] | None
+        self,
+        indices: NDArray[np.int64] | None,
+        columns: NDArray[np.int64] | None,
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         chosen = np.arange(len(self.classes)) if indices is None else indices
         with self._opened() as file:
             for rows, values in _read_rows(file, chosen):
-                block = values if indices is None else values[:, chosen]
+                block = values if columns is None else values[:, columns]
                 if self.theta_of_path_length is None:
                     yield rows, block.astype(np.float32, copy=False)
                 else:

@@ -136,6 +136,19 @@ class SoftSpectralClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.collapsed_ = has_collapsed(self.memberships_)
         return self
 
+    def embed(self, X: Any) -> FloatArray:
+        """Embed new points by the Nyström extension.
+
+        Args:
+            X: as in `predict_memberships`.
+
+        Returns:
+            (M, T) float64, rows of length one; 0 for a point without affinity.
+        """
+        check_is_fitted(self)
+        X = self._validate(X, reset=False)
+        return extend_embedding(self._affinity_to_fitted(X), self._spectrum)
+
     def predict_memberships(self, X: Any) -> FloatArray:
         """Compute the memberships of new points by the Nyström extension.
 
@@ -151,11 +164,8 @@ class SoftSpectralClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Returns:
             (M, T) float64, rows sum to one.
         """
-        check_is_fitted(self)
-        X = self._validate(X, reset=False)
-        points_MT = extend_embedding(self._affinity_to_fitted(X), self._spectrum)
         return fuzzy_memberships(
-            points_MT, self.cluster_centers_, fuzzifier=self.fuzzifier
+            self.embed(X), self.cluster_centers_, fuzzifier=self.fuzzifier
         )
 
     def predict(self, X: Any) -> NDArray[np.intp]:

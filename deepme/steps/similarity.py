@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from deepme.artifacts.similarity import save_similarity, similarity_header
+from deepme.artifacts.similarity import Similarity, save_similarity, similarity_header
 from deepme.config import SimilaritySettings
 from deepme.core.hierarchy import Hierarchy
 from deepme.core.similarity import path_length_rows, theta_table
@@ -18,6 +19,7 @@ from deepme.images.matrices import read_matrix
 from deepme.images.sources import ALL_NOUNS, read_classes, require_distinct
 from deepme.progress import note, progress
 from deepme.storage.header import Header
+from deepme.taxonomies import taxonomy_of
 from deepme.wordnet.choice import load_chosen
 from deepme.workspace import Workspace
 
@@ -57,6 +59,40 @@ def run(
         else:
             _save_wordnet(settings, workspace, classes)
     return workspace.similarity_path
+
+
+def extend(
+    earlier: Similarity, workspace: Workspace, added: Sequence[str]
+) -> Similarity:
+    """Write similarity.h5 of the classes of another one and some more.
+
+    Args:
+        earlier: in WordNet or a user's hierarchy.
+        workspace: where to write.
+        added: further classes of the same taxonomy; they come after the others, so
+            that positions in the class list stay.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: a class that the taxonomy does not know.
+        UsageError: similarities of a user's own matrix.
+    """
+    taxonomy = taxonomy_of(earlier)
+    if taxonomy is None:
+        raise UsageError(
+            "the similarities are a matrix of your own, expected WordNet or a "
+            "hierarchy: nothing tells how near the new classes are",
+            "begin anew with a larger `deepme similarity --matrix`",
+        )
+    classes = [*earlier.classes, *added]
+    indices = taxonomy.index_of(classes)
+    recorded = earlier.origin.header.settings
+    settings = SimilaritySettings(formula=recorded["formula"])
+    with workspace.lock():
+        _save_paths(settings, workspace, taxonomy, classes, indices, recorded)
+    return workspace.similarity()
 
 
 def _check_sources(

@@ -60,9 +60,9 @@ def run(
     group = groups.group(number)
     split = workspace.split(groups.origin)
     similarity = workspace.similarity()
-    weights, sources = first_weights(settings.weights, workspace)
-    origins = (groups.origin, split.origin, similarity.origin, *sources)
     path = workspace.expert_path(number)
+    weights, sources = first_weights(settings.weights, workspace, path)
+    origins = (groups.origin, split.origin, similarity.origin, *sources)
     identity = Header(
         kind=KIND,
         schema_version=SCHEMA,
@@ -113,9 +113,12 @@ def _task(
     torch.manual_seed(int(seeds.generate_state(1)[0]))
     others = _other_rows(settings, split, members, np.random.default_rng(seeds))
     network = new_network(settings, len(members) + bool(len(others)), weights)
+    # From a head by chance the first steps would undo what the trunk has learned.
     if settings.weights == "flat":
-        # From a head by chance the first steps would undo what the trunk has learned.
         take_over_head(network, Path(weights), members.tolist())
+    elif settings.weights == "before":
+        # New classes come after the old ones in the list, and so in each group.
+        take_over_head(network, Path(weights))
     return ExpertTask(
         settings,
         network,

@@ -50,10 +50,10 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
     split = workspace.split(groups.origin)
     compute = choose_compute(machine, settings.precision)
     first = workspace.expert(1).training
-    weights, sources = first_weights(settings.weights, workspace)
+    path = workspace.gate_path
+    weights, sources = first_weights(settings.weights, workspace, path)
     if settings.backbone == "same":
         settings = replace(settings, backbone=first.backbone)
-    path = workspace.gate_path
     with workspace.lock():
         train, val = (
             _images(settings, machine, workspace, groups, split, subset, compute)

@@ -26,20 +26,27 @@ from deepme.training.run import Run, Stage
 from deepme.workspace import Workspace
 
 
-def first_weights(weights: str, workspace: Workspace) -> tuple[str, list[Origin]]:
-    """Resolve ``flat`` to the workspace's flat network.
+def first_weights(
+    weights: str, workspace: Workspace, path: Path
+) -> tuple[str, list[Origin]]:
+    """Resolve ``flat`` and ``before`` to networks of the workspace.
 
     Args:
-        weights: hub, none, flat, or a local file.
-        workspace: with the flat network, if it is asked for.
+        weights: hub, none, flat, before, or a local file.
+        workspace: with the flat network, or the workspace before it was extended, if
+            it is asked for.
+        path: training.json of the network that is to be trained.
 
     Returns:
         hub, none or a local file, and the artifacts it comes from.
     """
-    if weights != "flat":
+    if weights == "flat":
+        found = workspace.flat()
+    elif weights == "before":
+        found = workspace.earlier(path)
+    else:
         return weights, []
-    flat = workspace.flat()
-    return str(flat.weights), [flat.origin]
+    return str(found.weights), [found.origin]
 
 
 def new_network(settings: NetworkSettings, num_outputs: int, weights: str) -> Network:

@@ -30,7 +30,7 @@ def identifying_settings(settings: Any) -> dict[str, Any]:
     """
     recorded: dict[str, Any] = settings.to_dict()
     weights = settings.weights
-    if weights not in ("hub", "none", "flat"):
+    if weights not in ("hub", "none", "flat", "before"):
         try:
             with Path(weights).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
