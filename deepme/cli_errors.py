@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -42,7 +43,9 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            expected = _usage_error(error) or _torch_error(error)
+            expected = (
+                _usage_error(error) or _torch_error(error) or _system_error(error)
+            )
             if expected is None:
                 _end_with_bug(error)
             _end(expected)
@@ -77,6 +80,24 @@ def _torch_error(error: Exception) -> DeepmeError | None:
             "use a larger --batch-size or --image-size",
         )
     return None
+
+
+_MACHINE = {
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+}
+"""What the system may answer to any call: nothing that a program can have wrong."""
+
+
+def _system_error(error: Exception) -> DeepmeError | None:
+    """An I/O error where none was looked for, in listing a folder for one."""
+    if not isinstance(error, OSError) or error.errno not in _MACHINE:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return EnvironmentFault(
+        f"{where}{error.strerror}",
+        "correct the disk or the permissions, then run the same command again",
+    )
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -7,6 +7,7 @@ features, S pixels.
 from __future__ import annotations
 
 import difflib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _require_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load ends broken files in pickle, zip, EOF and runtime errors alike.
@@ -311,4 +313,24 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in state.values()
     ):
         raise InputError(f"--weights {clean(str(path))} holds no plain dict of tensors")
+    if any(
+        value.layout != torch.strided or value.is_quantized for value in state.values()
+    ):
+        raise InputError(
+            f"--weights {clean(str(path))} holds tensors that are not dense"
+        )
     return state
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse a zip file that unpacks to more than it holds; torch compresses nothing.
+
+    Raises:
+        ValueError: a member is compressed, or members lie over one another.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its members unpack to more than the file holds")

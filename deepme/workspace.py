@@ -341,7 +341,8 @@ class Workspace:
             *("gate", "calibration", "evaluation", "figures", "outputs/*"),
             *("export", "export/*"),
         )
-        return [folder, *(found for place in places for found in folder.glob(place))]
+        with reading(folder):
+            return [folder, *(found for p in places for found in folder.glob(p))]
 
     def _require(self, path: Path) -> None:
         with reading(path):

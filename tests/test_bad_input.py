@@ -596,6 +596,11 @@ class TestOutsideTheLoop:
                 4,
                 "was lost: Data",
             ),
+            (
+                OSError(5, "Input/output error", "a\x1bb"),
+                3,
+                "error: a\\x1bb: Input/out",
+            ),
             (KeyboardInterrupt(), 130, "error: interrupted"),
         ],
         ids=str,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,18 @@ class TestLocalWeights:
         with pytest.raises(InputError, match="cannot read --weights"):
             build(weights=tmp_path / "w.pth")
         assert not marker.exists()
+
+    def test_a_zip_file_that_unpacks_to_more_than_it_holds(self, tmp_path):
+        path = tmp_path / "w.pth"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", b"\0" * 10**6)
+        with pytest.raises(InputError, match=r"cannot read --weights .*ValueError"):
+            build(weights=path)
+
+    def test_tensors_that_are_not_dense(self, tmp_path):
+        torch.save({"a": torch.zeros(3).to_sparse()}, tmp_path / "w.pth")
+        with pytest.raises(InputError, match="holds tensors that are not dense"):
+            build(weights=tmp_path / "w.pth")
 
     @pytest.mark.parametrize("content", [{"state_dict": {}}, [torch.zeros(1)]])
     def test_a_file_with_more_than_tensors(self, tmp_path, content):

@@ -101,11 +101,12 @@ def sweep(folder: Path) -> None:
     Raises:
         EnvironmentFault: the file system refused.
     """
-    for leftover in folder.glob(f"{_PREFIX}*"):
-        try:
-            leftover.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(leftover, error) from error
+    place = folder
+    try:
+        for place in folder.glob(f"{_PREFIX}*"):
+            place.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(place, error) from error
 
 
 def _fsync(path: Path) -> None:

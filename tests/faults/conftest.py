@@ -10,18 +10,12 @@ counts what failed, and the test fails at its end.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from recording import RESULTS, record
-from tally import Tally
+from tally import Tally, record_rows
 from world import World
-
-NAME = "faults"
-
 
 _TALLIES = pytest.StashKey[dict[str, Tally]]()
 
@@ -31,6 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--record",
         action="store_true",
         help="write the counts to docs/benchmarks/faults.json",
+    )
+
+    parser.addoption(
+        "--minutes", type=float, default=1.0, help="how long soak.py trains"
     )
 
 
@@ -52,6 +50,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
 
 
+_broken: list[str] = []
+"""Tests that ended otherwise than by the verdict of their tally."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed and report.when != "teardown":
+        _broken.append(report.nodeid)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     tallies = session.config.stash.get(_TALLIES, {})
@@ -60,17 +67,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     option = session.config.option
     # A tier of which a part was chosen has not been run.
     part = option.keyword or any("::" in str(place) for place in session.config.args)
-    if option.record and tallies and not part:
-        _record({name: tier.row() for name, tier in tallies.items()})
-
-
-def _record(rows: dict[str, dict[str, object]]) -> None:
-    """Write the rows of the tiers that were run; the others stay as they are."""
-    path = Path(RESULTS / f"{NAME}.json")
-    known = json.loads(path.read_text())["tiers"] if path.exists() else {}
-    record(
-        NAME,
-        command="uv run pytest tests/faults --record",
-        packages=("deepme", "torch", "h5py", "safetensors", "pillow"),
-        figures={"tiers": dict(sorted((known | rows).items()))},
-    )
+    if option.record and tallies and not part and not _broken:
+        record_rows({name: tier.row() for name, tier in tallies.items()})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from injection import ChildEnd
+from recording import RESULTS, record
+
+NAME = "faults"
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Tally:
         if told:
             self.failed += 1
             self.problems.append(f"{name}: {'; '.join(told)}\n{output[-2000:]}")
+            print(self.problems[-1], flush=True)
 
     def row(self) -> dict[str, object]:
         """The row of the table."""
@@ -57,3 +62,15 @@ def one_error(end: ChildEnd, *codes: int) -> str:
     if end.code and end.output.count("error: ") != 1:
         return f"{end.output.count('error: ')} error lines"
     return "an escape character" if "\x1b" in end.output else ""
+
+
+def record_rows(rows: dict[str, dict[str, object]]) -> None:
+    """Write the rows of the tiers that were run; the others stay as they are."""
+    path = RESULTS / f"{NAME}.json"
+    known = json.loads(path.read_text())["tiers"] if path.exists() else {}
+    record(
+        NAME,
+        command="uv run pytest tests/faults --record",
+        packages=("deepme", "torch", "h5py", "safetensors", "pillow"),
+        figures={"tiers": dict(sorted((known | rows).items()))},
+    )

@@ -8,9 +8,11 @@ change them, which `Trial.check_templates` holds them to.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
+from multiprocessing import current_process
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +169,16 @@ def link(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=os.link, ignore=skip)
 
 
+def with_children(work: Callable[[], None]) -> Callable[[], None]:
+    """The same work, in a child that may have children: a loader's workers."""
+
+    def allowed() -> None:
+        current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        work()
+
+    return allowed
+
+
 class Trial:
     """One command, on what it needs, to be disturbed and run again.
 
@@ -176,6 +188,7 @@ class Trial:
         folder: an empty folder.
         replace: an older artifact is there, of another seed or rank, instead of none.
         options: of the command, added.
+        nested: the command starts processes of its own.
     """
 
     def __init__(
@@ -185,7 +198,9 @@ class Trial:
         folder: Path,
         *options: str,
         replace: bool = False,
+        nested: bool = False,
     ) -> None:
+        self._nested = nested
         self.root, self._template = folder / "workspace", folder / "template"
         self.arguments = [*world.arguments(stage), *options]
         self.made = MADE[stage]
@@ -212,7 +227,8 @@ class Trial:
 
     def work(self) -> Callable[[], None]:
         """The command, to be done in a child."""
-        return command(*self.arguments, "--workspace", self.root)
+        work = command(*self.arguments, "--workspace", self.root)
+        return with_children(work) if self._nested else work
 
     def run(self) -> ChildEnd:
         """Run it undisturbed."""
@@ -224,6 +240,13 @@ class Trial:
         """Run it, disturbed at some of its system calls; also give these calls."""
         traced = Traced(self.work(), self.root, at, error, reads=reads)
         return traced.wait(), traced.calls
+
+    def left(self) -> dict[str, bytes]:
+        """Every file, temporary ones by the name they were to get."""
+        found = snapshot(self.root)
+        return {
+            re.sub(r"(\.tmp-.*)-[0-9a-f]{8}$", r"\1", n): c for n, c in found.items()
+        }
 
     def not_whole(self) -> str:
         """What is wrong after a kill: a file that is neither absent, old nor new."""

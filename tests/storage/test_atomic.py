@@ -176,3 +176,10 @@ class TestSweep:
         (tmp_path / ".tmp-a").mkdir()
         with pytest.raises(EnvironmentFault, match=r"cannot write .*\.tmp-a: "):
             sweep(tmp_path)
+
+    def test_a_folder_that_cannot_be_listed(self, tmp_path: Path):
+        with (
+            Calls("scandir", at=(1,), action=fail(errno.EIO)),
+            pytest.raises(EnvironmentFault, match=r"cannot write .*: Input/output"),
+        ):
+            sweep(tmp_path)
