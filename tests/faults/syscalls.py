@@ -15,7 +15,7 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +33,8 @@ ON_DESCRIPTORS = {1, 18, 20, 3, 74, 75, 77}
 _TRACEME, _CONT, _GETREGS, _SETREGS, _SETOPTIONS = 0, 7, 12, 13, 0x4200
 _OPTIONS = 0x100000 | 0x80 | 0x8 | 0x4 | 0x2  # kill with me; seccomp, clone, forks
 _SECCOMP_STOP, _ANY_CHILD = 7, 0x40000000
+
+_ROUND = ".next-round"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -59,6 +61,7 @@ class Traced:
         at: the calls to disturb.
         error: the errno they fail with; without one the child is killed.
         reads: number also what changes nothing: opening and closing to read.
+        rounds: what to disturb after each `next_round` of the child, in place of that.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class Traced:
         error: int | None = None,
         *,
         reads: bool = False,
+        rounds: Sequence[tuple[range, int | None]] = (),
     ) -> None:
-        self._reads = reads
+        self._reads, self._rounds = reads, iter(rounds)
         self.calls: list[str] = []
         self._folder, self._at, self._error = str(folder), at, error
         self._output = os.memfd_create("output", 0)
@@ -111,6 +115,10 @@ class Traced:
         path = self._path(thread, registers)
         if not path.startswith(self._folder):
             return
+        if path == f"{self._folder}/{_ROUND}":
+            self.calls = []
+            self._at, self._error = next(self._rounds)
+            return
         if not self._reads and self._only_reads(registers):
             return
         self.calls.append(f"{NUMBERS[registers.orig_rax]} {path[len(self._folder) :]}")
@@ -144,6 +152,12 @@ class Traced:
         with open(f"{place}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
             memory.seek(address)
             return memory.read(4096).split(b"\0", 1)[0].decode(errors="replace")
+
+
+def next_round(folder: Path) -> None:
+    """Say, in a traced child, that the next of its rounds begins."""
+    with suppress(FileNotFoundError):
+        (folder / _ROUND).unlink()
 
 
 def _ptrace(request: int, thread: int, data: int = 0) -> None:

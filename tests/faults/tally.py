@@ -59,8 +59,10 @@ def one_error(end: ChildEnd, *codes: int) -> str:
     """What is wrong with a command that must end with a code and one error line."""
     if end.code not in codes:
         return f"exit code {end.code}, expected {codes}"
-    if end.code and end.output.count("error: ") != 1:
-        return f"{end.output.count('error: ')} error lines"
+    lines = end.output.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    if end.code and len(errors) != 1:
+        return f"{len(errors)} error lines"
     return "an escape character" if "\x1b" in end.output else ""
 
 

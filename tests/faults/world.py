@@ -8,7 +8,6 @@ change them, which `Trial.check_templates` holds them to.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -242,11 +241,11 @@ class Trial:
         return traced.wait(), traced.calls
 
     def left(self) -> dict[str, bytes]:
-        """Every file, temporary ones by the name they were to get."""
-        found = snapshot(self.root)
-        return {
-            re.sub(r"(\.tmp-.*)-[0-9a-f]{8}$", r"\1", n): c for n, c in found.items()
-        }
+        """Every file; temporary ones without content, by the name they were to get."""
+        found = snapshot(self.root).items()
+        whole = {name: content for name, content in found if ".tmp-" not in name}
+        parts = (name.rpartition("-")[0] for name, _ in found if ".tmp-" in name)
+        return whole | dict.fromkeys(parts, b"")
 
     def not_whole(self) -> str:
         """What is wrong after a kill: a file that is neither absent, old nor new."""
