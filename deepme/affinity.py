@@ -57,7 +57,7 @@ def _confusion_affinity(
     """How often the flat network takes validation images of a class for another's."""
     # Here, since torch takes seconds to import and no other method asks for it.
     from deepme.devices import choose_compute
-    from deepme.inference import outputs_of
+    from deepme.outputs import outputs_of
 
     split = workspace.split(similarity.origin)
     outputs = outputs_of(

@@ -463,7 +463,8 @@ class ExtendSettings(Settings):
 class MachineSettings(Settings):
     """How a run uses the machine; no setting here makes another model.
 
-    Device and threads change the order of additions, so the last bits differ.
+    Device and threads change the order of additions, so the last bits differ. Compact
+    outputs round what a gate's margin and an evaluation are computed from.
     """
 
     section: ClassVar[str] = "machine"
@@ -473,6 +474,19 @@ class MachineSettings(Settings):
         2, "processes that decode images; 0 decodes in the main one", at_least=0,
         at_most=256,
     )  # fmt: skip
+    keep_images: float = setting(
+        1.0,
+        "GB for decoded images kept in memory between epochs, if all of a network's "
+        "fit; 0 decodes anew",
+        at_least=0,
+        at_most=100_000,
+    )
+    outputs: str = setting(
+        "auto",
+        "networks' answers on disk: exact, or compact (the 32 largest, the sum, the "
+        "true class's), or compact where a file would exceed 4 GB",
+        choices=("auto", "exact", "compact"),
+    )
     threads: int = setting(
         0,
         "threads of the CPU's arithmetic; 0 takes all cores",

@@ -21,13 +21,13 @@ from deepme.errors import InputError
 from deepme.experts import slots_of
 from deepme.images.loading import ImageDataset, evaluation_batches, training_batches
 from deepme.networks import create_network
+from deepme.outputs import num_bytes
 from deepme.progress import note
 from deepme.recipe import Recipe
 from deepme.workspace import Workspace
 
 MEASURE_SECONDS = 2.0
 SAMPLE = 512
-FLOAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,11 @@ def _stages(
             disk=(groups.num_groups + 2 * at_a_time) * speed.weights,
         )
     )
-    sizes = sum(len(members) for members in groups.members)
+
+    def outputs(rows: int) -> int:
+        sizes = [len(members) for members in groups.members]
+        return sum(num_bytes(rows, size, recipe.machine) for size in sizes)
+
     asked = groups.num_groups * (images[0] + images[1])
     learned = images[0] * recipe.gate.epochs
     stages.append(
@@ -194,7 +198,7 @@ def _stages(
             passes=asked + learned,
             seconds=_seconds(asked, speed.forward, speed, workers)
             + _seconds(learned, speed.training, speed, workers),
-            disk=FLOAT * sizes * (images[0] + images[1]) + 3 * speed.weights,
+            disk=outputs(images[0]) + outputs(images[1]) + 3 * speed.weights,
         )
     )
     tested = (groups.num_groups + 1) * images[2]
@@ -203,7 +207,7 @@ def _stages(
             command="evaluate",
             passes=tested,
             seconds=_seconds(tested, speed.forward, speed, workers),
-            disk=FLOAT * sizes * images[2],
+            disk=outputs(images[2]),
         )
     )
     return tuple(stages)

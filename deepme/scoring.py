@@ -37,10 +37,9 @@ from deepme.images.unreadable import UnreadableImages
 from deepme.inference import (
     build_gate,
     load_weights,
-    outputs_of,
-    outputs_of_experts,
     temperature_of,
 )
+from deepme.outputs import outputs_of, outputs_of_experts
 from deepme.settings import resolve
 from deepme.systems import NEEDS_FLAT, NEEDS_GATE, WHOLE
 from deepme.training.gate import GateImages, gate_batches

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepme import inference
+from deepme import outputs
 from deepme.artifacts.expert import load_training
 from deepme.training import expert as expert_module
 from deepme.training.expert import ExpertTask
@@ -572,7 +572,7 @@ class TestOutsideTheLoop:
             def load(*_: object) -> None:
                 raise error
 
-            monkeypatch.setattr(inference, "load_network", load)
+            monkeypatch.setattr(outputs, "load_network", load)
 
         return stop
 

@@ -110,6 +110,8 @@ def workspaces(
         shutil.rmtree(cached / name)
     routed = Path(shutil.copytree(finished_workspace, root / "routed"))
     assert not invoke("route", "--config", tiny_config, "-w", routed).code
+    shorter = ("--outputs", "compact", "--config", tiny_config)
+    assert not invoke("evaluate", *shorter, "-w", routed).code
     assert not invoke("evaluate", "--fusion", "flat,attention", *common).code
     compare = ("compare", "--data", tiny_images, "--seeds", 1, "--systems", "deepme")
     trials = ("-w", root / "trials", "--config", tiny_config)

@@ -54,7 +54,7 @@ def test_passes_and_disk_are_counted(workspace, recipe):
     asked = 3 * (rows["train"] + rows["val"])
     assert by_name["train-gate"].passes == asked + 4 * rows["train"]
     assert by_name["evaluate"].passes == 4 * rows["test"]
-    logits = 4 * sum(len(members) for members in groups.members)
+    logits = sum(4 * len(members) + 1 for members in groups.members)
     gate = logits * (rows["train"] + rows["val"]) + 3 * SPEED.weights
     assert by_name["train-gate"].disk == gate
     assert by_name["evaluate"].disk == logits * rows["test"]

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deepme.artifacts.split import ImageIndex
-from deepme.images.reading import UnreadableImage, decode, read_bytes
-from deepme.images.views import centre_view, random_view
+from deepme.images.keeping import KeptImages
+from deepme.images.reading import UnreadableImage, opened, read_bytes
+from deepme.images.views import Crop, centre_crop, random_crop, view_of
 
 WORKER_TIMEOUT = 120.0
 EVALUATION = -1
@@ -65,25 +66,48 @@ class ImageDataset(Dataset[Any]):
         size: pixels a side.
         augment: whether training views are random.
         seed: the views' seed.
+        kept: room for decoded images, where they are read in several epochs.
     """
 
     def __init__(
-        self, images: ImageIndex, *, size: int, augment: bool, seed: int
+        self,
+        images: ImageIndex,
+        *,
+        size: int,
+        augment: bool,
+        seed: int,
+        kept: KeptImages | None = None,
     ) -> None:
         """Keep the packed index; workers share its memory."""
         self.images, self.size, self.augment, self.seed = images, size, augment, seed
+        self.kept = kept
 
     def __getitem__(self, sample: Sample) -> tuple[int, NDArray[np.uint8] | str]:
         """Read one view, or the reason why it cannot be read."""
         row, epoch = sample
+        image = self.kept.get(row) if self.kept else None
+        if image is not None:
+            crop = self._crop(image.size, row, epoch)
+            return row, view_of(image, crop, image.size, self.size)
         try:
-            image = decode(read_bytes(self.images, row))
+            with opened(read_bytes(self.images, row)) as picture:
+                crop = self._crop(picture.size, row, epoch)
+                image = picture.decode(crop.shrink(self.size))
         except UnreadableImage as error:
             return row, str(error)
+        if self.kept and self._always_whole(picture.size):
+            self.kept.put(row, image)
+        return row, view_of(image, crop, picture.size, self.size)
+
+    def _crop(self, full: tuple[int, int], row: int, epoch: int) -> Crop:
         if epoch == EVALUATION or not self.augment:
-            return row, centre_view(image, self.size)
+            return centre_crop(*full)
         entropy = np.random.SeedSequence([self.seed, epoch, row])
-        return row, random_view(image, self.size, np.random.default_rng(entropy))
+        return random_crop(*full, np.random.default_rng(entropy))
+
+    def _always_whole(self, full: tuple[int, int]) -> bool:
+        """Whether no view of the image is decoded smaller: only then may it be kept."""
+        return Crop((0, 0, *full), False).shrink(self.size) == 1
 
     def collate(self, samples: list[tuple[int, NDArray[np.uint8] | str]]) -> Batch:
         """Stack what could be read."""
@@ -173,10 +197,11 @@ def evaluation_batches(
     dataset: ImageDataset, rows: NDArray[np.int64], batch_size: int, workers: int
 ) -> Iterator[Batch]:
     """Stream centre views of the rows, in their order."""
-    steps = [
+    # Made when asked for: 9 million samples would take a gigabyte.
+    steps = (
         [Sample(int(row), EVALUATION) for row in rows[start : start + batch_size]]
         for start in range(0, len(rows), batch_size)
-    ]
+    )
     yield from _loader(dataset, steps, workers)
 
 

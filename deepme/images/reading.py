@@ -3,7 +3,8 @@
 What is accepted: JPEG, PNG, WEBP, BMP and GIF (its first frame) of at most 64
 megapixels, turned upright by its EXIF mark and converted to RGB. Everything is decoded
 here, in one try: Pillow opens lazily, and a truncated file only fails when its
-pixels are asked for.
+pixels are asked for. A JPEG can be decoded at a half, a quarter or an eighth of its
+size, which skips most of the work (docs/benchmarks/README.md, loader).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from deepme.artifacts.split import ImageIndex
 
@@ -65,14 +68,48 @@ def _read_part(path: Path, offset: int, size: int) -> bytes:
     return raw
 
 
-def decode(raw: bytes) -> Image.Image:
-    """Decode an image fully.
+class Picture:
+    """An image file whose pixels are still to be decoded; `opened` makes one.
+
+    Attributes:
+        size: width and height, upright.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        """Read the size and the EXIF mark."""
+        self._image = image
+        width, height = image.size
+        # 5 to 8 lie on their side.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        self.size = (height, width) if turned else (width, height)
+
+    def decode(self, shrink: int = 1) -> Image.Image:
+        """Decode all pixels.
+
+        Args:
+            shrink: 1, or how many times smaller a JPEG of 3 colours may be decoded: 2,
+                4 or 8. Each of its pixels is about the mean of those it stands for.
+
+        Returns:
+            An upright RGB image, a side ⌈size / shrink⌉ where it was decoded smaller.
+        """
+        image = self._image
+        if shrink > 1 and image.format == "JPEG" and image.mode == "RGB":
+            width, height = image.size
+            # Pillow takes the smallest size that is no less than what is asked for.
+            image.draft("RGB", (width // shrink, height // shrink))
+        return upright_rgb(image)
+
+
+@contextmanager
+def opened(raw: bytes) -> Iterator[Picture]:
+    """Open an encoded image; in the block its pixels can be decoded.
 
     Args:
         raw: the encoded file.
 
-    Returns:
-        An upright RGB image.
+    Yields:
+        The picture.
 
     Raises:
         UnreadableImage: empty, of another format, broken or too large.
@@ -87,7 +124,7 @@ def decode(raw: bytes) -> Image.Image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise UnreadableImage(f"{width}×{height} pixels, more than 64 M")
-                return upright_rgb(image)
+                yield Picture(image)
     except UnidentifiedImageError as error:
         raise UnreadableImage("not a JPEG, PNG, WEBP, BMP or GIF file") from error
     except (UnreadableImage, MemoryError):
@@ -95,6 +132,19 @@ def decode(raw: bytes) -> Image.Image:
     except Exception as error:
         # Pillow ends broken files in OSError, SyntaxError, TypeError, … alike.
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+
+
+def decode(raw: bytes) -> Image.Image:
+    """Decode an image fully, as `opened` and `Picture.decode` do.
+
+    Returns:
+        An upright RGB image.
+
+    Raises:
+        UnreadableImage: empty, of another format, broken or too large.
+    """
+    with opened(raw) as picture:
+        return picture.decode()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -31,7 +31,7 @@ from deepme.devices import choose_compute
 from deepme.errors import InputError, UsageError
 from deepme.figures.render import svg_bytes
 from deepme.figures.selection import plot_selection
-from deepme.inference import features_of, outputs_of
+from deepme.outputs import features_of, outputs_of
 from deepme.progress import note, progress
 from deepme.storage.atomic import atomic_write
 from deepme.storage.header import Header

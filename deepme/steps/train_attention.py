@@ -118,6 +118,7 @@ def _task(
         members=members,
         unreadable=policy_for(split, members, machine),
         workers=machine.workers,
+        keep_images=machine.keep_images,
         other_rows=np.empty(0, dtype=np.int64),
         frozen=frozen,
     )

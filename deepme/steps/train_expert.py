@@ -128,6 +128,7 @@ def _task(
         members=members,
         unreadable=policy_for(split, members, machine),
         workers=machine.workers,
+        keep_images=machine.keep_images,
         other_rows=others,
         frozen=frozen,
         theta=similarity.theta(members),

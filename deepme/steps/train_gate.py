@@ -16,9 +16,11 @@ from deepme.config import GateSettings, MachineSettings
 from deepme.core.mixture import Members
 from deepme.devices import Compute, choose_compute
 from deepme.errors import InputError
+from deepme.images.keeping import room_for
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
-from deepme.inference import build_gate, outputs_of_experts
+from deepme.inference import build_gate
+from deepme.outputs import outputs_of_experts
 from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
@@ -131,6 +133,13 @@ def _task(
         raise InputError("no readable training image is left for the gate")
     skip = machine.on_bad == "skip"
     num_images = len(train.rows) + len(val.rows)
+    read = np.concatenate([train.rows, val.rows])
+    on_images = settings.input == "images"
+    kept = (
+        room_for(split.images, read, gigabytes=machine.keep_images)
+        if on_images
+        else None
+    )
     return GateTask(
         settings,
         network,
@@ -142,6 +151,7 @@ def _task(
             size=image_size,
             augment=settings.augment == "crop",
             seed=settings.seed,
+            kept=kept,
         ),
         members=Members.of(
             [members.tolist() for members in groups.members],

@@ -15,6 +15,7 @@ from deepme.artifacts.split import Split
 from deepme.config import ScheduleSettings
 from deepme.core.regularizers import expert_objective
 from deepme.devices import Compute
+from deepme.images.keeping import room_for
 from deepme.images.loading import (
     Batch,
     ImageDataset,
@@ -44,6 +45,7 @@ class ClassifierTask(Generic[S]):
         members: (C,) int64, positions of the classes in the class list, ascending.
         unreadable: the policy for bad images.
         workers: processes that decode.
+        keep_images: GB for decoded images.
         other_rows: (M,) int64, rows of images of other classes, for the output beyond
             the classes.
         frozen: the trunk's features for warm-up, where they are cached.
@@ -60,6 +62,7 @@ class ClassifierTask(Generic[S]):
         members: NDArray[np.int64],
         unreadable: UnreadableImages,
         workers: int,
+        keep_images: float,
         other_rows: NDArray[np.int64],
         frozen: FrozenFeatures | None = None,
     ) -> None:
@@ -69,15 +72,17 @@ class ClassifierTask(Generic[S]):
         self.in_warmup = False
         self.num_classes = len(members)
         self.network = network.to(compute.device)
+        own_rows = split.rows("train", members)
+        self.train_rows = np.sort(np.concatenate([own_rows, other_rows]))
+        self.val_rows = split.rows("val", members)
+        read = np.concatenate([self.train_rows, self.val_rows])
         self.dataset = ImageDataset(
             split.images,
             size=image_size,
             augment=settings.augment == "crop",
             seed=settings.seed,
+            kept=room_for(split.images, read, gigabytes=keep_images),
         )
-        own_rows = split.rows("train", members)
-        self.train_rows = np.sort(np.concatenate([own_rows, other_rows]))
-        self.val_rows = split.rows("val", members)
         self.steps_per_epoch = -(-len(self.train_rows) // settings.batch_size)
         self.position_N = torch.full((split.num_classes,), len(members))
         self.position_N[torch.from_numpy(members)] = torch.arange(len(members))

@@ -29,8 +29,9 @@ from deepme.devices import Compute
 from deepme.errors import EnvironmentFault, UsageError
 from deepme.images.loading import Batch, ImageDataset, epoch_order
 from deepme.images.unreadable import UnreadableImages
-from deepme.inference import forward_blocks, load_network
+from deepme.inference import load_network
 from deepme.networks import AttentionNetwork, Network, create_network
+from deepme.outputs import forward_blocks
 from deepme.progress import note, progress
 from deepme.storage.header import Header
 from deepme.workspace import Workspace

@@ -1,12 +1,14 @@
-"""Measure clustering on a real Θ beside scikit-learn and scikit-fuzzy.
+"""Measure clustering on a real Θ beside scikit-learn and scikit-fuzzy, and at scale.
 
-    python tests/benchmarks/clustering.py --workspace WORKSPACE
+    python tests/benchmarks/clustering.py --workspace WORKSPACE --large FOLDER
     python tests/benchmarks/clustering.py --theta FILE.npy
 
 Each part runs in a fresh process: wall time and peak memory are the whole process's,
 "work" is the time from Θ in memory to memberships. With --workspace, Θ comes from
-its similarity.h5 and the whole `deepme cluster` command is measured too. Prints a
-Markdown table and writes docs/benchmarks/clustering.json.
+its similarity.h5 and the whole `deepme cluster` command is measured too. With --large
+so are the 21,841 classes of ImageNet-22k and all nouns of WordNet, from path lengths
+that are computed before (docs/benchmarks/similarity.json has what that takes). Prints
+a Markdown table and writes docs/benchmarks/clustering.json.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from recording import measure, record
 
 NUM_GROUPS = 15
 FUZZIFIER = 1.3
-PACKAGES = ("numpy", "scipy", "scikit-learn", "scikit-fuzzy")
+PACKAGES = ("deepme", "numpy", "scipy", "scikit-learn", "scikit-fuzzy")
+LARGE = (("imagenet22k", 15), ("imagenet22k", 30), ("wordnet", 15))
 COMMAND, OURS, THEIRS = (
     "deepme cluster, the whole command",
     "SoftSpectralClustering.fit",
@@ -99,6 +102,34 @@ def measure_command(workspace: Path, scratch: Path) -> dict[str, float]:
     return measured
 
 
+def measure_large(folder: Path) -> list[dict[str, float]]:
+    """Measure the whole command on lists that have more classes than ImageNet10K.
+
+    Args:
+        folder: of a workspace for each list; what it lacks is made first.
+    """
+    rows = []
+    for name, num_groups in LARGE:
+        workspace = folder / name
+        deepme = [sys.executable, "-m", "deepme"]
+        if not (workspace / "similarity.h5").exists():
+            similarity = [*deepme, "similarity", "--classes", name]
+            subprocess.run([*similarity, "-w", str(workspace)], check=True)
+        (workspace / "groups.json").unlink(missing_ok=True)
+        cluster = [*deepme, "cluster", "-w", str(workspace), "--json"]
+        measured, printed = measure([*cluster, "--T", str(num_groups)])
+        content = json.loads(printed)
+        row = {
+            "deepme_cluster": name,
+            "classes": len(content["classes"]),
+            "groups": len(content["groups"]),
+            **measured,
+        }
+        print(row, file=sys.stderr)
+        rows.append(row)
+    return rows
+
+
 def save_theta(workspace: Path, theta_path: Path) -> None:
     """Write Θ of a workspace as .npy, in a process of its own.
 
@@ -156,6 +187,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--theta", type=Path, help="(N, N) float32 .npy")
     parser.add_argument("--workspace", type=Path, help="folder with similarity.h5")
+    parser.add_argument(
+        "--large", type=Path, help="folder; also measure 21,841 and 82,115 classes"
+    )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
@@ -164,6 +198,8 @@ def main() -> None:
         parser.error("give --workspace or --theta")
     results = measure_all(options.theta, options.workspace)
     given = "--workspace WORKSPACE" if options.workspace else "--theta FILE.npy"
+    large = {"large": measure_large(options.large)} if options.large else {}
+    given += " --large FOLDER" if options.large else ""
     record(
         "clustering",
         command=f"python tests/benchmarks/clustering.py {given}",
@@ -171,6 +207,7 @@ def main() -> None:
         figures={
             "settings": {"num_groups": NUM_GROUPS, "fuzzifier": FUZZIFIER},
             "results": results,
+            **large,
         },
     )
     print(as_table(results))

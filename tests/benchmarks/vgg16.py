@@ -80,6 +80,7 @@ def make_run(scratch: Path) -> Any:
         theta=np.array([[1, 0.5], [0.5, 1]], dtype=np.float32),
         unreadable=UnreadableImages(split.images, BATCH_SIZE, False, 0.0),
         workers=0,
+        keep_images=0,
         weights="none",
         other_rows=np.empty(0, dtype=np.int64),
     )

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from deepme.images.views import CENTRE, CROP_AREA, centre_view, random_view
+from deepme.images.reading import opened
+from deepme.images.views import (
+    CENTRE,
+    CROP_AREA,
+    Crop,
+    centre_crop,
+    centre_view,
+    random_crop,
+    random_view,
+    view_of,
+)
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -71,3 +84,76 @@ def test_random_crops_keep_35_to_100_percent_of_the_area() -> None:
     assert low - 0.02 < min(areas) < low + 0.05
     assert high - 0.15 < max(areas) < high + 0.02
     assert_allclose(np.mean(areas), (low + high) / 2, atol=0.05)
+
+
+def by_pillow(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
+    """The view as Pillow alone makes it, from the whole image and between pixels."""
+    resized = image.resize((size, size), Image.Resampling.BILINEAR, box=crop.box)
+    view = np.asarray(resized).transpose(2, 0, 1)
+    return view[:, :, ::-1] if crop.mirrored else view
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 99))
+def test_a_small_part_is_scaled_by_pillow(width: int, height: int, seed: int) -> None:
+    pixels = generator(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image, crop = Image.fromarray(pixels), random_crop(width, height, generator(seed))
+    size = 40
+    expected = by_pillow(image, crop, size)
+    assert np.array_equal(view_of(image, crop, image.size, size), expected)
+
+
+@pytest.mark.parametrize("photo", [0, 1])
+@pytest.mark.parametrize("size", [224, 64, 24])
+def test_a_large_photo_gives_nearly_the_same_view(photo: int, size: int) -> None:
+    """Decoded smaller, cut at whole pixels, scaled by PyTorch; in steps of 255."""
+    image = Image.fromarray(load_sample_images().images[photo])
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=95)
+    whole = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
+    crops = [centre_crop(*image.size)]
+    crops += [random_crop(*image.size, generator(seed)) for seed in range(10)]
+    shrunk = set()
+    for crop in crops:
+        with opened(stream.getvalue()) as picture:
+            assert picture.size == image.size
+            decoded = picture.decode(crop.shrink(size))
+        view = view_of(decoded, crop, image.size, size)
+        difference = np.abs(view.astype(float) - by_pillow(whole, crop, size))
+        assert difference.mean() < 4
+        shrunk.add(round(image.width / decoded.width))
+    assert shrunk <= {224: {1}, 64: {1, 2}, 24: {4, 8}}[size]
+
+
+def test_only_a_jpeg_in_colour_is_decoded_smaller() -> None:
+    for form, mode, expected in (
+        ("JPEG", "RGB", (25, 13)),
+        ("JPEG", "L", (100, 50)),
+        ("PNG", "RGB", (100, 50)),
+    ):
+        stream = io.BytesIO()
+        Image.new(mode, (100, 50)).save(stream, form)
+        with opened(stream.getvalue()) as picture:
+            assert picture.decode(4).size == expected
+
+
+def test_a_jpeg_on_its_side_is_cut_upright() -> None:
+    """What is decoded smaller is turned after that."""
+    image = places(240, 160)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=98, exif=exif)
+    with opened(stream.getvalue()) as picture:
+        crop = Crop((0, 120, 160, 240), mirrored=False)
+        small = picture.decode(2)
+        assert picture.size == (160, 240)
+    assert small.size == (80, 120)
+    view = view_of(small, crop, picture.size, 8).astype(float)
+    # Its lower half is the right half, and its left edge was the lower one.
+    assert_allclose(view[0].mean(axis=1), np.linspace(127, 232, 8), atol=12)
+    assert view[1, :, 0].mean() > 140 > 20 > view[1, :, -1].mean()
+
+
+def test_a_part_is_decoded_no_smaller_than_twice_the_view() -> None:
+    for side, expected in ((127, 1), (128, 2), (255, 2), (256, 4), (9000, 8)):
+        assert Crop((0, 0, side, 9000), mirrored=False).shrink(32) == expected

@@ -4,11 +4,12 @@ import os
 import signal
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepme import inference
+from deepme import outputs
 from deepme.config import GateSettings, MachineSettings
 from deepme.errors import ArtifactError, Interrupted
 from deepme.steps.train_gate import run
@@ -24,8 +25,10 @@ def workspace(tiny_workspace: Path) -> Workspace:
     return Workspace(tiny_workspace)
 
 
-def train(workspace: Workspace, **settings: object) -> Path:
-    return run(GateSettings(**(SETTINGS | settings)), MACHINE, workspace)
+def train(
+    workspace: Workspace, *, machine: MachineSettings = MACHINE, **settings: object
+) -> Path:
+    return run(GateSettings(**(SETTINGS | settings)), machine, workspace)
 
 
 def times(workspace: Workspace) -> dict[str, int]:
@@ -114,7 +117,7 @@ class TestCachedOutputs:
     def test_are_used_again(self, workspace, monkeypatch):
         before = times(workspace)
         assert len(before) == 9
-        monkeypatch.setattr(inference, "load_network", _must_not_run)
+        monkeypatch.setattr(outputs, "load_network", _must_not_run)
         train(workspace, lr=0.01)
         assert times(workspace) == before
 
@@ -139,7 +142,7 @@ class TestCachedOutputs:
     def test_with_features_serve_where_none_are_needed(self, workspace, monkeypatch):
         train(workspace, input="features")
         before = times(workspace)
-        monkeypatch.setattr(inference, "load_network", _must_not_run)
+        monkeypatch.setattr(outputs, "load_network", _must_not_run)
         train(workspace, lr=0.02)
         assert times(workspace) == before
 
@@ -148,6 +151,59 @@ class TestCachedOutputs:
         path.unlink()
         train(workspace)
         assert not path.exists()
+
+
+class TestCompactOutputs:
+    """The likelihood needs no more of an expert than its sum and the true class."""
+
+    COMPACT = MachineSettings(device="cpu", workers=0, outputs="compact")
+
+    @pytest.fixture(autouse=True)
+    def one_kept(self, monkeypatch):
+        monkeypatch.setattr(outputs, "KEPT", 1)
+
+    def names(self, workspace):
+        with h5py.File(workspace.outputs_path("train", workspace.expert(1))) as file:
+            return set(file)
+
+    def test_give_the_same_gate(self, workspace):
+        train(workspace, lr=0.01)
+        exact = load_file(workspace.gate().weights)
+        train(workspace, lr=0.01, machine=self.COMPACT)
+        found = load_file(workspace.gate().weights)
+        for name, values in exact.items():
+            torch.testing.assert_close(found[name], values, atol=1e-5, rtol=1e-4)
+        assert self.names(workspace) == {
+            *("top", "position", "log_sum", "true", "true_position", "readable")
+        }
+
+    @pytest.mark.parametrize("form", ["exact", "compact"])
+    def test_take_the_space_that_is_planned(self, workspace, form):
+        machine = MachineSettings(device="cpu", workers=0, outputs=form)
+        train(workspace, machine=machine)
+        path = workspace.outputs_path("train", workspace.expert(1))
+        rows = len(workspace.split(workspace.groups().origin).rows("train"))
+        size = len(workspace.groups().members[0])
+        needed = outputs.num_bytes(rows, size, machine)
+        assert needed < path.stat().st_size < needed + 2**14
+
+    def test_are_made_where_all_would_take_too_much(self, workspace, monkeypatch):
+        monkeypatch.setattr(outputs, "EXACT_BYTES", 0)
+        for path in (workspace.root / "outputs").rglob("*.h5"):
+            path.unlink()
+        train(workspace)
+        assert "top" in self.names(workspace)
+
+    def test_serve_who_does_not_mind(self, workspace, monkeypatch):
+        train(workspace, machine=self.COMPACT)
+        before = times(workspace)
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs, "load_network", _must_not_run)
+            train(workspace, lr=0.02)
+        assert times(workspace) == before
+        exact = MachineSettings(device="cpu", workers=0, outputs="exact")
+        train(workspace, lr=0.02, machine=exact)
+        assert "logits" in self.names(workspace)
 
 
 def _must_not_run(*_: object) -> None:

@@ -52,6 +52,7 @@ def make(coloured: Split) -> Callable[..., ExpertTask]:
             theta=THETA,
             unreadable=UnreadableImages(coloured.images, 24, False, 0.0),
             workers=0,
+            keep_images=0,
             other_rows=other_rows,
         )
 

@@ -66,6 +66,7 @@ def make_run(
         theta=THETA,
         unreadable=UnreadableImages(split.images, 24, skip, 0.5),
         workers=0,
+        keep_images=0,
         other_rows=np.empty(0, dtype=np.int64),
     )
     for module in task.network.modules():

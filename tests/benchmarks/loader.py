@@ -1,0 +1,306 @@
+"""Compare the image loader with timm's, and measure its memory over 9 million images.
+
+    python tests/benchmarks/loader.py
+
+Both read the same JPEG folder with as many worker processes, cut random parts of 35 to
+100 % of the area (3:4 to 4:3), scale them bilinearly, mirror half of them and give
+batches of bytes; timm's is `create_loader` up to its collation, before pixels become
+floats. Pictures are cut out of scikit-learn's two photos. Each round runs both once,
+in processes of their own; ratios are within a round. ``cpu_ms`` is processor time an
+image, workers included, which other work on the machine hardly changes; the ratio
+recorded is of it, and ``by_clock`` that of the time that passed.
+
+``keep`` takes three epochs over 64-pixel images, which deepme keeps in memory.
+``decoding`` compares the ways to decode one of the 500 × 375 pictures. ``memory`` is
+of main process and 8 workers together (PSS, so that shared pages count once), of which
+``own`` is what each worker has alone. Writes docs/benchmarks/loader.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from recording import measure, record
+
+from deepme.artifacts.split import ImageIndex
+from deepme.images import loading
+from deepme.images.index import find_images
+from deepme.images.keeping import room_for
+from deepme.images.loading import ImageDataset, training_batches
+
+PACKAGES = ("deepme", "torch", "torchvision", "timm", "pillow")
+BATCH, WORKERS = 64, 2
+SETTINGS = {
+    "224 px": {"size": 224, "picture": "large", "epochs": 1},
+    "64 px": {"size": 64, "picture": "large", "epochs": 1},
+    "32 px, keep": {"size": 32, "picture": "small", "epochs": 3},
+}
+PICTURES = {"large": (500, 375, 200), "small": (64, 64, 1000)}
+INDEXED, INDEX_WORKERS = 9_000_000, 8
+
+
+def draw(root: Path) -> None:
+    """Cut pictures out of two photos."""
+    from sklearn.datasets import load_sample_images
+
+    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    for kind, (width, height, count) in PICTURES.items():
+        for number in range(count):
+            folder = root / kind / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            photo = photos[number // 2 % 2]
+            share = rng.uniform(0.5, 1)
+            w, h = share * photo.width, share * photo.height
+            x, y = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
+            cut = photo.resize((width, height), box=(x, y, x + w, y + h))
+            cut.save(folder / f"{number:04d}.jpg", quality=90)
+
+
+def ours(root: Path, size: int, epochs: int, keep: bool) -> Iterator[Any]:
+    """The loader of training."""
+    images = find_images(root, {"a": 0, "b": 1}, lambda _, figures="": None).images
+    rows = np.arange(len(images))
+    kept = room_for(images, rows, gigabytes=1) if keep else None
+    dataset = ImageDataset(images, size=size, augment=True, seed=0, kept=kept)
+    return training_batches(
+        dataset, rows, BATCH, epochs=range(epochs), first_step=0, workers=WORKERS
+    )
+
+
+def timms(root: Path, size: int, epochs: int, keep: bool) -> Iterator[Any]:
+    """The loader of timm's training script, up to the bytes."""
+    from timm.data import create_dataset, create_loader
+
+    loader = create_loader(
+        create_dataset("", root=str(root)),
+        input_size=(3, size, size),
+        batch_size=BATCH,
+        is_training=True,
+        scale=(0.35, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        hflip=0.5,
+        color_jitter=None,
+        interpolation="bilinear",
+        num_workers=WORKERS,
+        pin_memory=False,
+        device=torch.device("cpu"),
+        persistent_workers=epochs > 1,
+    )
+    for _ in range(epochs):
+        yield from loader.loader
+
+
+LOADERS: dict[str, Callable[..., Iterator[Any]]] = {"deepme": ours, "timm": timms}
+
+
+def load(name: str, root: Path, setting: str) -> dict[str, float]:
+    """Run one loader once in this process."""
+    about = SETTINGS[setting]
+    keep = "keep" in setting
+    torch.set_num_threads(1)
+    started, used = time.perf_counter(), processor_seconds()
+    batches = LOADERS[name](
+        root / str(about["picture"]), about["size"], about["epochs"], keep
+    )
+    images = 0
+    for batch in batches:
+        images += len(batch.rows if name == "deepme" else batch[1])
+    del batch, batches
+    seconds = time.perf_counter() - started
+    return {
+        "images": images,
+        "seconds": seconds,
+        "cpu": processor_seconds() - used,
+    }
+
+
+def processor_seconds() -> float:
+    """Of this process and of its workers that have ended."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usages = [resource.getrusage(each) for each in who]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def compare(root: Path, rounds: int) -> dict[str, dict[str, Any]]:
+    """Alternate both loaders; ratios are within a round."""
+    found: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in LOADERS}
+    for _ in range(rounds):
+        for name, measured in found.items():
+            command = [sys.executable, __file__, "--one", name, "--root", str(root)]
+            measured.append(json.loads(measure(command)[1].splitlines()[-1]))
+    rows = {}
+    for setting in SETTINGS:
+        ours, timms = ([one[setting] for one in found[name]] for name in LOADERS)
+        pairs = list(zip(ours, timms, strict=True))
+        ratios = [timm["cpu"] / own["cpu"] for own, timm in pairs]
+        rows[setting] = {
+            "deepme_cpu_ms": _milliseconds(ours),
+            "timm_cpu_ms": _milliseconds(timms),
+            "deepme_is_times_as_fast": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+            "by_clock": statistics.median(
+                timm["seconds"] / own["seconds"] for own, timm in pairs
+            ),
+        }
+        print(setting, rows[setting], file=sys.stderr)
+    return rows
+
+
+def _milliseconds(measured: list[dict[str, float]]) -> float:
+    each = [1000 * one["cpu"] / one["images"] for one in measured]
+    return statistics.median(each)
+
+
+def ways_to_decode(root: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Time decoding alone, each way on the same files in turn."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    from deepme.images.reading import opened
+
+    def by_torchvision(raw: bytes) -> np.ndarray:
+        encoded = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+
+    def by_pillow(shrink: int) -> Callable[[bytes], np.ndarray]:
+        def decode(raw: bytes) -> np.ndarray:
+            with opened(raw) as picture:
+                return np.asarray(picture.decode(shrink))
+
+        return decode
+
+    torch.set_num_threads(1)
+    paths = sorted((root / "large").glob("*/*"))[:50]
+    raws = [path.read_bytes() for path in paths]
+    ways: dict[str, Callable[[bytes], np.ndarray]] = {
+        "Pillow": by_pillow(1),
+        "Pillow, draft mode 1/2": by_pillow(2),
+        "Pillow, draft mode 1/4": by_pillow(4),
+        "torchvision.io.decode_jpeg": by_torchvision,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, decode in ways.items():
+            started = time.process_time()
+            for raw in raws:
+                decode(raw)
+            seconds[name].append((time.process_time() - started) / len(raws))
+    same = all(np.array_equal(by_pillow(1)(raw), by_torchvision(raw)) for raw in raws)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, values in seconds.items():
+        rows[name] = {"cpu_ms": 1000 * statistics.median(values)}
+        if name.startswith("torchvision"):
+            rows[name]["pixels_equal_pillows"] = same
+    return rows
+
+
+def measure_memory() -> dict[str, float]:
+    """Draw batches from an index of 9 million images with 8 workers."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG")
+    # No 9 million files: every one has the same bytes, its path is looked up.
+    loading.read_bytes = lambda images, row: images.path(row) and stream.getvalue()
+    path = np.frombuffer(b"n02084071/n02084071_00000.JPEG", np.uint8)
+    none = np.empty(0)
+    images = ImageIndex(
+        root=Path(),
+        path_bytes=np.tile(path, INDEXED),
+        path_end=np.arange(1, INDEXED + 1, dtype=np.int64) * len(path),
+        label=np.zeros(INDEXED, np.int32),
+        archives=(),
+        archive=none.astype(np.int16),
+        offset=none.astype(np.int64),
+        size=none.astype(np.uint32),
+    )
+    dataset = ImageDataset(images, size=32, augment=True, seed=0)
+    batches = training_batches(
+        dataset,
+        np.arange(INDEXED),
+        256,
+        epochs=range(1),
+        first_step=0,
+        workers=INDEX_WORKERS,
+    )
+    for _ in range(6 * INDEX_WORKERS):
+        next(batches)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    workers = [int(pid) for pid in children.read_text().split()]
+    found = {
+        "images": INDEXED,
+        "workers": len(workers),
+        "index_mb": images.nbytes / 1e6,
+        "all_mb": sum(memory(pid)["Pss"] for pid in [os.getpid(), *workers]),
+        "main_mb": memory(os.getpid())["Pss"],
+        "own_mb": statistics.mean(memory(pid)["Private_Dirty"] for pid in workers),
+    }
+    batches.close()  # type: ignore[attr-defined]
+    return found
+
+
+def memory(pid: int) -> dict[str, float]:
+    """A process's memory in MB, by kind."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {
+        name: int(value.split()[0]) / 1000
+        for name, value in (line.split(":") for line in lines)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--one", help="used within: one loader, as JSON on stdout")
+    parser.add_argument("--root", type=Path, help="used within")
+    arguments = parser.parse_args()
+    if arguments.one == "memory":
+        return print(json.dumps(measure_memory()))
+    if arguments.one:
+        found = {
+            setting: load(arguments.one, arguments.root, setting)
+            for setting in SETTINGS
+        }
+        return print(json.dumps(found))
+    _, printed = measure([sys.executable, __file__, "--one", "memory"])
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        draw(root)
+        rows = compare(root, arguments.rounds)
+        decoding = ways_to_decode(root, arguments.rounds)
+    figures = {
+        "setting": {
+            "large": "500 × 375",
+            "small": "64 × 64",
+            "workers": WORKERS,
+            "batch_size": BATCH,
+            "rounds": arguments.rounds,
+        },
+        "views": rows,
+        "decoding": decoding,
+        "memory": json.loads(printed),
+    }
+    record(
+        "loader",
+        command="python tests/benchmarks/loader.py",
+        packages=PACKAGES,
+        figures=figures,
+    )
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
