@@ -509,6 +509,19 @@ class MachineSettings(Settings):
     checkpoint_minutes: float = setting(
         10.0, "longest time between two checkpoints", above=0
     )
+    accumulate: int = setting(
+        1,
+        "micro-batches that a batch is computed in where memory is short; batch "
+        "normalisation takes its statistics in each",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    timeout: float = setting(
+        60.0,
+        "under torchrun: seconds without a sign of life after which a process is lost",
+        above=0,
+        at_most=86_400,
+    )
 
 
 FUSIONS = (

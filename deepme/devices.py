@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from deepme import ranks
 from deepme.config import MachineSettings
 from deepme.errors import UsageError
 from deepme.text import clean
@@ -51,6 +52,8 @@ def choose_compute(machine: MachineSettings, precision: str) -> Compute:
     device = machine.device
     if device == "auto":
         device = "cuda" if gpus else "cpu"
+    if device == "cuda" and ranks.size() > 1:
+        device = f"cuda:{ranks.local_rank()}"
     allowed = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{n}" for n in range(gpus))]
     if device not in allowed:
         raise UsageError(
@@ -59,6 +62,8 @@ def choose_compute(machine: MachineSettings, precision: str) -> Compute:
     chosen = torch.device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
+    elif ranks.size() > 1:
+        torch.cuda.set_device(chosen)
     bfloat16 = precision == "bfloat16" or (
         precision == "auto" and chosen.type == "cuda"
     )

@@ -6,6 +6,7 @@ DeepmeError
 ├── ArtifactError     2  an artifact that is missing, stale or corrupt
 ├── EnvironmentFault  3  disk, memory, permissions, a lock held by someone else
 ├── TrainingError     4  a run that cannot go on (non-finite loss, worker lost)
+│   └── RankLost      4  another process of the same training has ended or hangs
 └── Interrupted     130  Ctrl-C, or 143 after SIGTERM
 
 Anything else that escapes is a bug of deepme and ends with exit code 1.
@@ -63,6 +64,10 @@ class TrainingError(DeepmeError):
     """A training run cannot go on."""
 
     exit_code = 4
+
+
+class RankLost(TrainingError):
+    """Another process of the same training has ended or hangs."""
 
 
 class Interrupted(DeepmeError):

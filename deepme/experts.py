@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 
+from deepme import ranks
 from deepme.config import ExpertSettings, MachineSettings
 from deepme.errors import (
     DeepmeError,
@@ -66,6 +67,16 @@ def train(
         Interrupted: stopped by a signal; every expert has its checkpoint.
         DeepmeError: some groups failed; the others are trained.
     """
+    with ranks.joined(machine.timeout, machine.device):
+        return _train(settings, machine, workspace, numbers)
+
+
+def _train(
+    settings: ExpertSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+    numbers: Sequence[int],
+) -> list[Path]:
     groups = workspace.groups()
     for number in numbers:
         groups.group(number)
@@ -158,6 +169,9 @@ def slots_of(machine: MachineSettings, num_groups: int) -> list[MachineSettings]
     jobs = machine.jobs or max(1, gpus)
     jobs = min(jobs, num_groups)
     alone = replace(machine, jobs=1)
+    if ranks.size() > 1:
+        # All of them train one expert after the other.
+        return [alone]
     if gpus:
         return [
             replace(alone, device=f"cuda:{job % gpus}") if jobs > 1 else alone
@@ -182,7 +196,8 @@ def _in_turn(
         except (UsageError, Interrupted):
             raise
         except DeepmeError as error:
-            if len(numbers) == 1:
+            # Processes that go on alone would wait for each other in different groups.
+            if len(numbers) == 1 or ranks.size() > 1:
                 raise
             note(f"group {number} failed: {error}")
             failed[number] = _Failure(error.exit_code, str(error))

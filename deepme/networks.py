@@ -10,9 +10,10 @@ import difflib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import timm
+import timm.layers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import deepme.small_vgg  # noqa: F401 - timm then knows vgg_small and others
 from deepme.errors import EnvironmentFault, InputError, UsageError
 from deepme.text import clean, listing
+
+M = TypeVar("M", bound=nn.Module)
 
 FEATURE_LENGTH = 16.0
 """Of all experts' features together, on average, as the head sees them.
@@ -188,6 +191,17 @@ def create_network(
     network = Network(trunk, num_outputs, **statistics)
     # Convolutions are faster with the channels innermost, on GPUs and CPUs alike.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def with_shared_statistics(network: M, group: Any) -> M:
+    """Have batch normalisation take its statistics over all of a group's GPUs.
+
+    Args:
+        network: any.
+        group: the process group.
+    """
+    converted = timm.layers.convert_sync_batchnorm(network, group)  # type: ignore
+    return cast(M, converted)
 
 
 @torch.no_grad()

@@ -22,8 +22,9 @@ BAR_COLUMNS = 80
 
 
 class Verbosity(IntEnum):
-    """How much is told."""
+    """How much is told; the processes after the first of a training are silent."""
 
+    SILENT = -2
     QUIET = -1
     NORMAL = 0
     VERBOSE = 1
@@ -64,7 +65,8 @@ def detail(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print one warning on stderr, cleaned."""
-    tell(f"warning: {text}")
+    if _verbosity > Verbosity.SILENT:
+        tell(f"warning: {text}")
 
 
 def tell(text: str) -> None:
@@ -87,7 +89,7 @@ def progress(
     Yields:
         The function to call after each unit or batch of units.
     """
-    if _verbosity == Verbosity.QUIET:
+    if _verbosity <= Verbosity.QUIET:
         yield lambda steps, figures="": None
     elif sys.stderr.isatty():
         with _bar(label, total, unit, done) as advance:

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "deepme"
 FLOORS = (
     ("deepme", "errors", "text"),
     ("core", "settings", "progress", "storage", "figures", "small_vgg"),
-    ("config", "wordnet", "artifacts", "networks"),
+    ("config", "wordnet", "artifacts", "networks", "ranks"),
     ("workspace", "images", "devices", "config_file", "systems", "taxonomies"),
     ("inference", "recipe", "verifying"),
     ("outputs",),
@@ -63,6 +63,7 @@ KEEPERS = {
         *(
             "planning",
             "predicting",
+            "ranks",
             "scoring",
             "small_vgg",
             "steps",

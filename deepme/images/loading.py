@@ -29,6 +29,16 @@ EVALUATION = -1
 """The epoch number that asks for the centre view."""
 
 
+class Share(NamedTuple):
+    """Which part of every batch a process sees, counted from 0, and of how many."""
+
+    number: int
+    of: int
+
+
+WHOLE = Share(0, 1)
+
+
 class Sample(NamedTuple):
     """Which image, and the view of which epoch."""
 
@@ -51,6 +61,18 @@ class Batch:
     rows: Tensor
     labels: Tensor
     unreadable: dict[int, str]
+
+    def parts(self, number: int) -> list[Batch]:
+        """Divide it into so many batches, or one an image; sizes differ by one."""
+        number = max(1, min(number, len(self.rows)))
+        if number == 1:
+            return [self]
+        tensors = (self.inputs, self.rows, self.labels)
+        split = (tensor.tensor_split(number) for tensor in tensors)
+        return [
+            Batch(inputs, rows, labels, {})
+            for inputs, rows, labels in zip(*split, strict=True)
+        ]
 
     def pin_memory(self) -> Batch:
         """Let the loader copy it to the GPU without waiting."""
@@ -124,7 +146,12 @@ class ImageDataset(Dataset[Any]):
 
 
 def epoch_order(
-    rows: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int
+    rows: NDArray[np.int64],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    share: Share = WHOLE,
 ) -> list[NDArray[np.int64]]:
     """Shuffle the rows of one epoch into batches.
 
@@ -136,14 +163,18 @@ def epoch_order(
         batch_size: largest size of a batch.
         seed: the order's seed.
         epoch: the epoch's number.
+        share: which part of each batch.
 
     Returns:
-        The batches; every row is in one of them.
+        The batches; every row is in one of them, or in another share of one.
     """
     generator = torch.Generator().manual_seed(_mixed(seed, epoch))
     order = torch.randperm(len(rows), generator=generator).numpy()
     num_batches = max(1, -(-len(rows) // batch_size))
-    return np.array_split(rows[order], num_batches)
+    batches = np.array_split(rows[order], num_batches)
+    if share == WHOLE:
+        return batches
+    return [np.array_split(batch, share.of)[share.number] for batch in batches]
 
 
 def training_batches(
@@ -154,6 +185,7 @@ def training_batches(
     epochs: range,
     first_step: int,
     workers: int,
+    share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """Stream the batches of several epochs, from any step on.
 
@@ -164,11 +196,12 @@ def training_batches(
         epochs: the epochs still to come; their numbers choose order and views.
         first_step: batches of the first of them that are already done.
         workers: decoding processes, 0 for none.
+        share: which part of each batch.
 
     Yields:
         The batches in order.
     """
-    steps = _TrainingSteps(rows, batch_size, dataset.seed, epochs, first_step)
+    steps = _TrainingSteps(rows, batch_size, dataset.seed, epochs, first_step, share)
     yield from _loader(dataset, steps, workers)
 
 
@@ -181,12 +214,17 @@ class _TrainingSteps:
     seed: int
     epochs: range
     first_step: int
+    share: Share
 
     def __iter__(self) -> Iterator[list[Sample]]:
         skip = self.first_step
         for epoch in self.epochs:
             batches = epoch_order(
-                self.rows, self.batch_size, seed=self.seed, epoch=epoch
+                self.rows,
+                self.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                share=self.share,
             )
             for batch in batches[skip:]:
                 yield [Sample(int(row), epoch) for row in batch]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepme import ranks
 from deepme.artifacts.expert import KIND, NONE_OF_THESE, SCHEMA, save_omega
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.similarity import Similarity
@@ -56,6 +57,16 @@ def run(
         TrainingError: the loss is not finite.
         Interrupted: stopped by a signal, with a checkpoint.
     """
+    with ranks.joined(machine.timeout, machine.device):
+        return _train(settings, machine, workspace, number)
+
+
+def _train(
+    settings: ExpertSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+    number: int,
+) -> Path:
     groups = workspace.groups()
     group = groups.group(number)
     split = workspace.split(groups.origin)
@@ -70,10 +81,11 @@ def run(
         classes=groups.origin.header.classes,
         made_from=workspace.made_from(*origins),
     )
-    with workspace.lock(path.parent):
+    with ranks.writing(workspace.lock(path.parent)):
         checkpoint = path.with_name("checkpoint.safetensors")
         if workspace.is_current(path, identity):
-            remove(checkpoint)
+            if ranks.is_first():
+                remove(checkpoint)
             note(f"expert {number} is up to date: {path}")
             return path
         members = groups.members[number - 1]
@@ -93,8 +105,9 @@ def run(
         )
         label = f"expert {number} ({group.name})"
         done = train(task, machine, identity, checkpoint, label)
-        _save(workspace, path, groups, number, task, done)
-        remove(checkpoint)
+        if ranks.is_first():
+            _save(workspace, path, groups, number, task, done)
+            remove(checkpoint)
     return path
 
 

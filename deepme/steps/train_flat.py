@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deepme import ranks
 from deepme.artifacts.expert import SCHEMA
 from deepme.config import FlatSettings, MachineSettings
 from deepme.devices import choose_compute
@@ -47,6 +48,13 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
         TrainingError: the loss is not finite.
         Interrupted: stopped by a signal, with a checkpoint.
     """
+    with ranks.joined(machine.timeout, machine.device):
+        return _train(settings, machine, workspace)
+
+
+def _train(
+    settings: FlatSettings, machine: MachineSettings, workspace: Workspace
+) -> Path:
     similarity = workspace.similarity()
     split = workspace.split(similarity.origin)
     compute = choose_compute(machine, settings.precision)
@@ -58,10 +66,11 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
         classes=similarity.origin.header.classes,
         made_from=workspace.made_from(split.origin),
     )
-    with workspace.lock(path.parent):
+    with ranks.writing(workspace.lock(path.parent)):
         checkpoint = path.with_name("checkpoint.safetensors")
         if workspace.is_current(path, identity):
-            remove(checkpoint)
+            if ranks.is_first():
+                remove(checkpoint)
             note(f"the flat network is up to date: {path}")
             return path
         members = np.arange(len(similarity.classes))
@@ -98,6 +107,7 @@ def run(settings: FlatSettings, machine: MachineSettings, workspace: Workspace) 
             outputs=similarity.classes,
             backbone=settings.backbone,
         )
-        save_result(workspace, path, identity, task.network, training, beside={})
-        remove(checkpoint)
+        if ranks.is_first():
+            save_result(workspace, path, identity, task.network, training, beside={})
+            remove(checkpoint)
     return path

@@ -183,6 +183,7 @@ def _run_of(
         device=task.compute.device,
         batch_size=settings.batch_size,
         checkpoint_seconds=60 * machine.checkpoint_minutes,
+        accumulate=machine.accumulate,
     )
 
 

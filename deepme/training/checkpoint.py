@@ -10,6 +10,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from deepme import ranks
 from deepme.artifacts.expert import Epoch
 from deepme.progress import note
 from deepme.storage.header import Header
@@ -17,6 +18,8 @@ from deepme.storage.tensors import read_tensors, write_tensors
 from deepme.training.run import Position, Run
 
 KIND, SCHEMA = "checkpoint", 1
+SUMS = "task.means."
+"""Names of what each process adds up over its share of the images."""
 
 
 def save(run: Run, optimizer: torch.optim.Optimizer) -> None:
@@ -34,9 +37,9 @@ def save(run: Run, optimizer: torch.optim.Optimizer) -> None:
     for number, buffer in optimizer.state_dict()["state"].items():
         if buffer.get("momentum_buffer") is not None:
             tensors[f"momentum.{number:05d}"] = buffer["momentum_buffer"]
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if run.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(run.device)
+    tensors |= _of_each_process(run)
+    if not ranks.is_first():
+        return ranks.wait()
     progress_so_far = {
         "position": asdict(run.position),
         "history": [asdict(epoch) for epoch in run.history],
@@ -50,6 +53,38 @@ def save(run: Run, optimizer: torch.optim.Optimizer) -> None:
         made_from=run.identity.made_from,
     )
     write_tensors(run.checkpoint, header, tensors)
+    ranks.wait()
+
+
+def _of_each_process(run: Run) -> dict[str, Tensor]:
+    """Random states and sums over images, the first process's without a prefix."""
+    own = {"rng.cpu": torch.get_rng_state()}
+    if run.device.type == "cuda":
+        own["rng.cuda"] = torch.cuda.get_rng_state(run.device)
+    state = {f"task.{name}": value for name, value in run.task.state().items()}
+    own |= {name: value for name, value in state.items() if name.startswith(SUMS)}
+    found: dict[str, Tensor] = {}
+    for number, tensors in enumerate(ranks.gathered(own)):
+        prefix = f"rank{number}." if number else ""
+        found |= {prefix + name: value for name, value in tensors.items()}
+    return found
+
+
+def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a checkpoint is for this process."""
+    others = sorted({n.partition(".")[0] for n in tensors if n.startswith("rank")})
+    own = {n: value for n, value in tensors.items() if not n.startswith("rank")}
+    if 1 + len(others) == ranks.size():
+        return own | _below(f"rank{ranks.rank()}.", tensors)
+    # Others than those who wrote it: the first one takes over all their sums.
+    for name in [name for name in own if name.startswith(SUMS)]:
+        for other in others:
+            own[name] = own[name] + tensors[f"{other}.{name}"]
+        if not ranks.is_first():
+            own[name] = torch.zeros_like(own[name])
+    if not ranks.is_first():
+        own = {name: value for name, value in own.items() if name[:4] != "rng."}
+    return own
 
 
 def resume(run: Run) -> list[Tensor]:
@@ -75,14 +110,16 @@ def resume(run: Run) -> list[Tensor]:
     if not same:
         note(f"{run.label}: starts anew, settings or inputs differ from the checkpoint")
         return []
+    tensors = _own(tensors)
     so_far = header.settings["progress"]
     run.position = Position(**so_far["position"])
     run.history = [Epoch(**epoch) for epoch in so_far["history"]]
     run.unreadable.reasons = {int(row): why for row, why in so_far["skipped"]}
     run.task.network.load_state_dict(_below("model.", tensors))
     run.task.load_state(_below("task.", tensors))
-    torch.set_rng_state(tensors["rng.cpu"])
-    if run.device.type == "cuda":
+    if "rng.cpu" in tensors:
+        torch.set_rng_state(tensors["rng.cpu"])
+    if "rng.cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], run.device)
     stage = run.stages[run.position.stage] if run.stages else None
     where = f"{stage.name} epoch {run.position.epoch + 1}" if stage else "the end"

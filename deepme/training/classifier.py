@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepme import ranks
 from deepme.artifacts.split import Split
 from deepme.config import ScheduleSettings
 from deepme.core.regularizers import expert_objective
@@ -19,11 +20,12 @@ from deepme.images.keeping import room_for
 from deepme.images.loading import (
     Batch,
     ImageDataset,
+    Share,
     evaluation_batches,
     training_batches,
 )
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import AttentionNetwork, Network
+from deepme.networks import AttentionNetwork, Network, with_shared_statistics
 from deepme.training.run import Loss, Stage
 from deepme.training.warmup import FrozenFeatures
 
@@ -71,6 +73,9 @@ class ClassifierTask(Generic[S]):
         self.unreadable, self.frozen = unreadable, frozen
         self.in_warmup = False
         self.num_classes = len(members)
+        if group := ranks.gpu_group():
+            # PyTorch has none for CPUs: there each process takes those of its share.
+            network = with_shared_statistics(network, group)
         self.network = network.to(compute.device)
         own_rows = split.rows("train", members)
         self.train_rows = np.sort(np.concatenate([own_rows, other_rows]))
@@ -104,7 +109,8 @@ class ClassifierTask(Generic[S]):
         return groups
 
     def batches(self, epochs: range, first_step: int) -> Iterator[Batch]:
-        """Stream training views, or the frozen trunk's features."""
+        """Stream this process's training views, or the frozen trunk's features."""
+        share = Share(ranks.rank(), ranks.size())
         if self.frozen and self.in_warmup:
             return self.frozen.training_batches(
                 self.train_rows,
@@ -112,6 +118,7 @@ class ClassifierTask(Generic[S]):
                 seed=self.dataset.seed,
                 epochs=epochs,
                 first_step=first_step,
+                share=share,
             )
         return training_batches(
             self.dataset,
@@ -120,13 +127,15 @@ class ClassifierTask(Generic[S]):
             epochs=epochs,
             first_step=first_step,
             workers=self.workers,
+            share=share,
         )
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the objective of a batch."""
         labels_B = self._move(self.position_N[batch.labels])
         logits_BC, features_Bd = self._forward(batch)
-        logits_BC = logits_BC.float()
+        # bfloat16 would round the loss; float32 and float64 stay.
+        logits_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))
         total, parts = self.objective(logits_BC, features_Bd.detach(), labels_B)
         return Loss(total, parts, (logits_BC.argmax(dim=1) == labels_B).sum())
 
@@ -154,6 +163,7 @@ class ClassifierTask(Generic[S]):
         if not len(self.val_rows):
             return None
         self.network.eval()
+        ranks.keep_first_buffers(self.network)
         correct = seen = 0
         for batch in self._validation_batches():
             self.unreadable.record(batch.unreadable)
@@ -162,13 +172,16 @@ class ClassifierTask(Generic[S]):
             labels_B = self.position_N[batch.labels]
             correct += int((predicted_B == labels_B).sum())
             seen += len(labels_B)
+        correct, seen = ranks.totals(correct, seen)
+        self.unreadable.record(ranks.union(self.unreadable.reasons))
         return correct / seen if seen else None
 
     def _validation_batches(self) -> Iterator[Batch]:
         size = self.settings.batch_size
+        rows = self.val_rows[ranks.rank() :: ranks.size()]
         if self.frozen and self.in_warmup:
-            return self.frozen.validation_batches(self.val_rows, size)
-        return evaluation_batches(self.dataset, self.val_rows, size, self.workers)
+            return self.frozen.validation_batches(rows, size)
+        return evaluation_batches(self.dataset, rows, size, self.workers)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits and features of images, or of features that are there already."""

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepme import ranks
 from deepme.artifacts.expert import Training
 from deepme.artifacts.origin import Origin
 from deepme.artifacts.similarity import Similarity
 from deepme.artifacts.split import SUBSETS, Split
 from deepme.config import MachineSettings, NetworkSettings, ScheduleSettings
-from deepme.errors import InputError
+from deepme.errors import InputError, UsageError
 from deepme.images.unreadable import UnreadableImages
 from deepme.networks import Network, create_network
 from deepme.storage.header import Header
-from deepme.text import clean
+from deepme.text import clean, counted
 from deepme.training.classifier import ClassifierTask
 from deepme.training.loop import fit
 from deepme.training.record import versions
@@ -127,9 +128,27 @@ def train(
         device=task.compute.device,
         batch_size=settings.batch_size,
         checkpoint_seconds=60 * machine.checkpoint_minutes,
+        accumulate=machine.accumulate,
     )
+    _require_shares(run, len(task.train_rows))
     fit(run)
     return run
+
+
+def _require_shares(run: Run, num_images: int) -> None:
+    """Refuse batches with too few images for every process and micro-batch.
+
+    Raises:
+        UsageError: names the three numbers.
+    """
+    smallest = num_images // max(1, run.task.steps_per_epoch)
+    if smallest < ranks.size() * run.accumulate > 1:
+        raise UsageError(
+            f"{run.label}: batches of {smallest} images for "
+            f"{counted(ranks.size(), 'process')} with --accumulate "
+            f"{run.accumulate}, expected at least one for each micro-batch",
+            "use a larger --batch-size, fewer processes or a smaller --accumulate",
+        )
 
 
 def training_of(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepme import ranks
 from deepme.config import ExpertSettings
 from deepme.core.regularizers import (
     ClassMeans,
@@ -61,7 +62,9 @@ class ExpertTask(ClassifierTask[ExpertSettings]):
 
     def end_epoch(self) -> None:
         """Renew Ω from the epoch's class means; there is none before the first."""
-        newest = visual_similarity(self.means.means(), seen_C=self.means.seen())
+        parts = self.means.state_dict().items()
+        means = ClassMeans(**{key: ranks.summed(value) for key, value in parts})
+        newest = visual_similarity(means.means(), seen_C=means.seen())
         momentum = self.settings.omega_momentum if self.omega_epochs else 0.0
         self.omega = blend(self.omega, newest, momentum=momentum)
         self.omega_epochs += 1

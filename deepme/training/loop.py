@@ -17,6 +17,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from deepme import ranks
 from deepme.artifacts.expert import Epoch
 from deepme.errors import EnvironmentFault, Interrupted, TrainingError
 from deepme.images.loading import Batch
@@ -44,6 +45,7 @@ def fit(run: Run) -> list[Epoch]:
         InputError: an unreadable image, by the policy.
         Interrupted: SIGINT or SIGTERM; a checkpoint was written.
     """
+    _draw_apart()
     momenta = resume(run)
     per_epoch = run.task.steps_per_epoch
     total = sum(stage.epochs for stage in run.stages) * per_epoch
@@ -73,11 +75,13 @@ def _train_stage(
     step, clock, figures = Stepper(run, optimizer), _Clock(), ""
     for batch in clock.watch(task.batches(epochs, position.step)):
         lr = _set_lr(optimizer, stage, position, task.steps_per_epoch)
-        run.unreadable.record(batch.unreadable)
-        if len(batch.rows):
-            step(batch)
+        num_images, num_bad = ranks.totals(len(batch.rows), len(batch.unreadable))
+        if num_bad:
+            run.unreadable.record(ranks.union(batch.unreadable))
+        if num_images:
+            step(batch, num_images)
         position.step += 1
-        clock.images += len(batch.rows)
+        clock.images += num_images
         if time.monotonic() - shown > SHOW_SECONDS:
             step.settle()
             shown = time.monotonic()
@@ -87,17 +91,18 @@ def _train_stage(
         if position.step == task.steps_per_epoch:
             step.settle()
             position = _end_epoch(run, stage, lr, clock)
-            step, clock.images = Stepper(run, optimizer), 0
+            step.start_epoch()
             clock.start()
-        epoch_ended = position.step == 0
-        if stopped or epoch_ended or time.monotonic() - saved > run.checkpoint_seconds:
+        late = time.monotonic() - saved > run.checkpoint_seconds
+        # The first to find that it is time decides for all.
+        if ranks.largest(bool(stopped or position.step == 0 or late)):
             step.settle()
             save(run, optimizer)
             saved = time.monotonic()
-        if stopped:
-            raise Interrupted(
-                stopped[0], f"{run.label} interrupted; its checkpoint is written"
-            )
+            if number := ranks.largest(stopped[0] if stopped else 0):
+                raise Interrupted(
+                    number, f"{run.label} interrupted; its checkpoint is written"
+                )
 
 
 class _Clock:
@@ -159,6 +164,12 @@ def _end_epoch(run: Run, stage: Stage, lr: float, clock: _Clock) -> Position:
         f"train top-1 {epoch.train_top1:.1%}{val}; {speed}"
     )
     return run.position
+
+
+def _draw_apart() -> None:
+    """Give each process after the first a random state of its own, for dropout."""
+    if ranks.rank():
+        torch.manual_seed((torch.initial_seed() + ranks.rank()) % 2**63)
 
 
 def _set_lr(

@@ -77,7 +77,10 @@ class Task(Protocol):
         """Top-1 accuracy on validation images, None without any."""
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors beside the network's that a resumed run needs."""
+        """Tensors beside the network's that a resumed run needs.
+
+        Names that begin with ``means.`` are sums over this process's images.
+        """
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up what `state` returned."""
@@ -122,6 +125,7 @@ class Run:
         device: where the tensors are.
         batch_size: named when memory runs out.
         checkpoint_seconds: longest time between two checkpoints within an epoch.
+        accumulate: micro-batches that a batch is computed in.
     """
 
     label: str
@@ -133,5 +137,6 @@ class Run:
     device: torch.device
     batch_size: int
     checkpoint_seconds: float
+    accumulate: int = 1
     history: list[Epoch] = field(default_factory=list)
     position: Position = field(default_factory=Position)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepme import ranks
 from deepme.errors import TrainingError
 from deepme.images.loading import Batch
 from deepme.training.run import Loss, Position, Run
+from deepme.training.shares import SharedLoss
 
 AHEAD = 8
 """Steps that a GPU may be ahead of the host's checks."""
@@ -39,7 +41,7 @@ class _Check:
 
 
 class Stepper:
-    """Makes the updates of one epoch and adds up what they come to.
+    """Makes the updates of a stage and adds up what those of an epoch come to.
 
     Args:
         run: its position holds the figures of an epoch that was interrupted.
@@ -51,19 +53,30 @@ class Stepper:
         self._run, self._optimizer = run, optimizer
         self._checks: deque[_Check] = deque()
         self._ahead = AHEAD if run.device.type == "cuda" else 0
-        self._sums: dict[str, Tensor] = {}
-        self._correct = torch.tensor(run.position.correct, device=run.device)
+        self._loss = SharedLoss(run)
+        self.start_epoch()
 
-    def __call__(self, batch: Batch) -> None:
+    def start_epoch(self) -> None:
+        """Add up anew, from the position's figures."""
+        self._sums: dict[str, Tensor] = {}
+        self._correct = torch.tensor(
+            self._run.position.correct, device=self._run.device
+        )
+
+    def __call__(self, batch: Batch, num_images: int | None = None) -> None:
         """Make one update.
+
+        Args:
+            batch: this process's share.
+            num_images: of all processes' shares, by default this one's.
 
         Raises:
             TrainingError: the loss or the gradient of this step, or of one a little
                 earlier, is not finite.
         """
-        loss = self._run.task.loss(batch)
+        num_images = len(batch.rows) if num_images is None else num_images
         self._optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss = self._loss.backward(batch, num_images)
         gradients = [
             parameter.grad
             for group in self._optimizer.param_groups
@@ -76,7 +89,7 @@ class Stepper:
             1 - numbers.isfinite().all().float()
         )
         self._optimizer.step()
-        self._add(loss, len(batch.rows))
+        self._add(loss, num_images)
         place = self._run.position
         stage = self._run.stages[place.stage].name
         where = f"{stage} epoch {place.epoch + 1} step {place.step + 1}"
@@ -112,7 +125,9 @@ class Stepper:
     def _look(self) -> None:
         """Read the numbers of the oldest step that is unchecked."""
         check = self._checks.popleft()
-        if check.arrived:
+        if check.arrived and ranks.size() > 1:
+            ranks.until(check.arrived.query)
+        elif check.arrived:
             check.arrived.synchronize()
         value, norm = check.numbers.tolist()
         if not math.isfinite(value) or not math.isfinite(norm):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepme import ranks
 from deepme.artifacts.features import (
     KIND,
     SCHEMA,
@@ -27,7 +28,7 @@ from deepme.artifacts.split import Split
 from deepme.config import MachineSettings, NetworkSettings
 from deepme.devices import Compute
 from deepme.errors import EnvironmentFault, UsageError
-from deepme.images.loading import Batch, ImageDataset, epoch_order
+from deepme.images.loading import WHOLE, Batch, ImageDataset, Share, epoch_order
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import load_network
 from deepme.networks import AttentionNetwork, Network, create_network
@@ -77,10 +78,11 @@ class FrozenFeatures:
         seed: int,
         epochs: range,
         first_step: int,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """Stream epochs in the order that images would have, from any step on."""
         for epoch in epochs:
-            batches = epoch_order(rows, batch_size, seed=seed, epoch=epoch)
+            batches = epoch_order(rows, batch_size, seed=seed, epoch=epoch, share=share)
             for some in batches[first_step:]:
                 yield self.batch("train", some)
             first_step = 0
@@ -138,7 +140,8 @@ def frozen_features(
     )
     origin = {key: recorded[key] for key in ("backbone", "image_size", "weights")}
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
-    with workspace.lock(workspace.root / "features", patient=True):
+    lock = workspace.lock(workspace.root / "features", patient=True)
+    with ranks.first_alone(lock):
         features = {
             subset: [
                 _features(
