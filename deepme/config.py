@@ -192,6 +192,13 @@ class NetworkSettings(ScheduleSettings):
         "hub", "hub (timm's pre-trained), none, or a local .safetensors or .pth file"
     )
     image_size: int = setting(224, "pixels a side", at_least=8, at_most=4096)
+    ema: float | None = setting(
+        None,
+        "validate and write the moving average of the weights; this share of it is "
+        "kept at each step (0.999 looks back a thousand steps)",
+        above=0,
+        at_most=0.999999,
+    )
     warmup: str = setting(
         "views",
         "warm-up learns from new views in every epoch, or from a cache of the frozen "
@@ -515,6 +522,16 @@ class MachineSettings(Settings):
         "normalisation takes its statistics in each",
         at_least=1,
         at_most=1_000_000,
+    )
+    compile: bool | None = setting(
+        None,
+        "compile networks that are trained (default: on CUDA if there is a C compiler, "
+        "not on a CPU)",
+    )
+    deterministic: bool = setting(
+        False,
+        "on CUDA take slower algorithms that give the same bits every time; on a CPU "
+        "training does so anyway",
     )
     timeout: float = setting(
         60.0,

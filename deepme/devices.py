@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -21,10 +23,12 @@ class Compute:
     Attributes:
         device: where the network is.
         bfloat16: whether matrix products run in it; losses stay in float32.
+        compiled: whether networks that are trained are compiled.
     """
 
     device: torch.device
     bfloat16: bool
+    compiled: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context for a network's forward pass."""
@@ -41,7 +45,8 @@ def choose_compute(machine: MachineSettings, precision: str) -> Compute:
         precision: auto, float32 or bfloat16.
 
     Returns:
-        A device that exists; bfloat16 by default on CUDA only.
+        A device that exists; bfloat16 by default on CUDA only, compiled by default on
+        CUDA where there is a C compiler.
 
     Raises:
         UsageError: no such device here.
@@ -67,7 +72,24 @@ def choose_compute(machine: MachineSettings, precision: str) -> Compute:
     bfloat16 = precision == "bfloat16" or (
         precision == "auto" and chosen.type == "cuda"
     )
-    return Compute(chosen, bfloat16)
+    compiled = machine.compile
+    if compiled is None:
+        compiled = chosen.type == "cuda" and any(map(shutil.which, ("cc", "gcc")))
+    _choose_algorithms(machine.deterministic)
+    return Compute(chosen, bfloat16, compiled)
+
+
+def _choose_algorithms(deterministic: bool) -> None:
+    """Have CUDA take the fastest algorithms by trial, or those that repeat bit for bit.
+
+    On a CPU this changes nothing but refuses what cannot be repeated.
+    """
+    if deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def keep_freed_memory() -> bool:

@@ -153,7 +153,9 @@ def _options(stage: Settings) -> list[str]:
     options = []
     for item in fields(stage):
         value = getattr(stage, item.name)
-        if value is not None:
+        if isinstance(value, bool):
+            options.append(f"--{'' if value else 'no-'}{option_name(item)}")
+        elif value is not None:
             options.append(f"--{option_name(item)}={value}")
     return options
 

@@ -237,8 +237,14 @@ def _parameter(item: Field[Any], hint: Any, default: str = "") -> inspect.Parame
     facts = [f"default: {default}" if default else "", allowed_range(item)]
     told = "; ".join(fact for fact in facts if fact)
     choices: tuple[str, ...] = item.metadata["choices"]
+    name = option_name(item)
+    if kind is bool:
+        flags = typer.Option(
+            f"--{name}/--no-{name}", help=item.metadata["help"], show_default=False
+        )
+        return _keyword(item.name, Annotated[bool | None, flags], None)
     option = typer.Option(
-        f"--{option_name(item)}",
+        f"--{name}",
         autocompletion=(lambda: list(choices)) if choices else None,
         help=f"{item.metadata['help']}{f'  [{told}]' if told else ''}",
         show_default=False,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
@@ -230,7 +230,25 @@ def union(of_each: dict[int, str]) -> dict[int, str]:
 
 def synchronised(module: nn.Module) -> DistributedDataParallel:
     """Have the gradients of a module's parameters averaged after each backward pass."""
-    return DistributedDataParallel(module, process_group=gpu_group())
+    parallel = DistributedDataParallel(module, process_group=gpu_group())
+    # DDP refuses a function whose annotations are text, as all of them are here.
+    parallel.register_comm_hook(None, lambda _, bucket: _average_each(bucket))
+    return parallel
+
+
+def _average_each(bucket: Any) -> torch.futures.Future[Tensor]:
+    """Average each gradient of a `torch.distributed.GradBucket` by itself.
+
+    In which order the processes' numbers are added depends on their place in what is
+    summed. DDP arranges its buckets anew after the first step, so that three processes
+    or more would add up otherwise after resuming than without an interruption.
+    """
+    futures = []
+    for gradient in bucket.gradients():
+        gradient.div_(size())
+        work = distributed.all_reduce(gradient, group=gpu_group(), async_op=True)
+        futures.append(work.get_future())
+    return torch.futures.collect_all(futures).then(lambda _: bucket.buffer())
 
 
 def gpu_group() -> distributed.ProcessGroup | None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from deepme.devices import keep_freed_memory
+from deepme.config import MachineSettings
+from deepme.devices import choose_compute, keep_freed_memory
 
 FAULTS = """
 import resource, torch
@@ -38,3 +40,20 @@ def test_freed_memory_is_used_again():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert keep_freed_memory() is False
+
+
+def test_networks_are_compiled_on_a_cpu_if_asked():
+    assert not choose_compute(MachineSettings(device="cpu"), "auto").compiled
+    asked = MachineSettings(device="cpu", compile=True)
+    assert choose_compute(asked, "auto").compiled
+
+
+def test_what_cannot_be_repeated_is_refused_if_asked():
+    try:
+        choose_compute(MachineSettings(device="cpu", deterministic=True), "auto")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        choose_compute(MachineSettings(device="cpu"), "auto")
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from deepme.config import (
     ClusterSettings,
     EvaluateSettings,
+    MachineSettings,
     SplitSettings,
 )
 from deepme.config_file import load_toml
@@ -190,3 +191,30 @@ def test_an_unreadable_file_is_refused(toml: Path, content: bytes | None) -> Non
         toml.write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read --config .*settings\.toml"):
         load_toml(toml)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "compiled", "deterministic"),
+    [
+        ((), True, False),
+        (("--no-compile", "--deterministic"), False, True),
+        (("--compile", "--no-deterministic"), True, False),
+    ],
+)
+def test_a_switch_is_turned_on_and_off(
+    tmp_path: Path, arguments: tuple[str, ...], compiled: bool, deterministic: bool
+) -> None:
+    found: list[MachineSettings] = []
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    @takes_settings
+    def cook(*, machine: MachineSettings) -> None:
+        found.append(machine)
+
+    path = tmp_path / "settings.toml"
+    path.write_text("[machine]\ncompile = true\n")
+    result = CliRunner().invoke(app, [*arguments, "--config", str(path)])
+    assert result.exit_code == 0, result.output
+    assert found == [MachineSettings(compile=compiled, deterministic=deterministic)]
+    assert MachineSettings().compile is None

@@ -104,7 +104,7 @@ def _train(
             settings, machine, similarity, split, members, number, weights, frozen
         )
         label = f"expert {number} ({group.name})"
-        done = train(task, machine, identity, checkpoint, label)
+        done = train(task, machine, identity, checkpoint, label, ema=settings.ema)
         if ranks.is_first():
             _save(workspace, path, groups, number, task, done)
             remove(checkpoint)

@@ -99,7 +99,9 @@ def _train(
             other_rows=np.empty(0, dtype=np.int64),
             frozen=frozen,
         )
-        done = train(task, machine, identity, checkpoint, "flat network")
+        done = train(
+            task, machine, identity, checkpoint, "flat network", ema=settings.ema
+        )
         training = training_of(
             task,
             done,

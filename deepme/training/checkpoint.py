@@ -34,6 +34,8 @@ def save(run: Run, optimizer: torch.optim.Optimizer) -> None:
     """
     tensors = {f"model.{k}": v for k, v in run.task.network.state_dict().items()}
     tensors |= {f"task.{k}": v for k, v in run.task.state().items()}
+    if run.average:
+        tensors |= {f"average.{k}": v for k, v in run.average.state().items()}
     for number, buffer in optimizer.state_dict()["state"].items():
         if buffer.get("momentum_buffer") is not None:
             tensors[f"momentum.{number:05d}"] = buffer["momentum_buffer"]
@@ -117,6 +119,8 @@ def resume(run: Run) -> list[Tensor]:
     run.unreadable.reasons = {int(row): why for row, why in so_far["skipped"]}
     run.task.network.load_state_dict(_below("model.", tensors))
     run.task.load_state(_below("task.", tensors))
+    if run.average:
+        run.average.load_state(_below("average.", tensors))
     if "rng.cpu" in tensors:
         torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and run.device.type == "cuda":

@@ -25,7 +25,12 @@ from deepme.images.loading import (
     training_batches,
 )
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import AttentionNetwork, Network, with_shared_statistics
+from deepme.networks import (
+    AttentionNetwork,
+    Network,
+    forward_flops,
+    with_shared_statistics,
+)
 from deepme.training.run import Loss, Stage
 from deepme.training.warmup import FrozenFeatures
 
@@ -73,6 +78,7 @@ class ClassifierTask(Generic[S]):
         self.unreadable, self.frozen = unreadable, frozen
         self.in_warmup = False
         self.num_classes = len(members)
+        self._forward_flops = forward_flops(network, image_size)
         if group := ranks.gpu_group():
             # PyTorch has none for CPUs: there each process takes those of its share.
             network = with_shared_statistics(network, group)
@@ -91,6 +97,14 @@ class ClassifierTask(Generic[S]):
         self.steps_per_epoch = -(-len(self.train_rows) // settings.batch_size)
         self.position_N = torch.full((split.num_classes,), len(members))
         self.position_N[torch.from_numpy(members)] = torch.arange(len(members))
+
+    @property
+    def flops(self) -> int:
+        """Operations of an image: a backward pass takes twice those of a forward."""
+        head = 2 * self.network.head.weight.numel()
+        if not self.in_warmup:
+            return 3 * self._forward_flops
+        return 3 * head if self.frozen else self._forward_flops + 2 * head
 
     def start(self, stage: Stage) -> list[dict[str, Any]]:
         """Warm-up trains the head on a frozen trunk, fine-tuning trains all.

@@ -20,6 +20,7 @@ from deepme.images.unreadable import UnreadableImages
 from deepme.networks import Network, create_network
 from deepme.storage.header import Header
 from deepme.text import clean, counted
+from deepme.training.average import Average
 from deepme.training.classifier import ClassifierTask
 from deepme.training.loop import fit
 from deepme.training.record import versions
@@ -102,8 +103,19 @@ def train(
     identity: Header,
     checkpoint: Path,
     label: str,
+    ema: float | None = None,
 ) -> Run:
-    """Warm up and fine-tune, from the checkpoint where there is one."""
+    """Warm up and fine-tune, from the checkpoint where there is one.
+
+    Args:
+        task: what to train.
+        machine: how the machine is used.
+        identity: settings and inputs.
+        checkpoint: the file.
+        label: for progress and messages.
+        ema: share of the average of the weights that is kept at each step, if the
+            average is wanted.
+    """
     settings: ScheduleSettings = task.settings
     run = Run(
         label=label,
@@ -130,6 +142,10 @@ def train(
         checkpoint_seconds=60 * machine.checkpoint_minutes,
         accumulate=machine.accumulate,
     )
+    if ema:
+        run.average = Average(task.network, ema)
+    if task.compute.compiled:
+        task.network.compile()
     _require_shares(run, len(task.train_rows))
     fit(run)
     return run

@@ -138,6 +138,11 @@ class GateTask:
             beta=settings.beta,
         )
 
+    @property
+    def flops(self) -> int:
+        """Not counted: a gate's step also mixes the votes of all experts."""
+        return 0
+
     def start(self, stage: Stage) -> list[dict[str, Any]]:
         """Train all layers in the gate's one stage."""
         self.network.train()

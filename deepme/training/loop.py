@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 import torch
@@ -19,7 +19,12 @@ from torch import Tensor
 
 from deepme import ranks
 from deepme.artifacts.expert import Epoch
-from deepme.errors import EnvironmentFault, Interrupted, TrainingError
+from deepme.errors import (
+    EnvironmentFault,
+    Interrupted,
+    TrainingError,
+    UsageError,
+)
 from deepme.images.loading import Batch
 from deepme.progress import Advance, note, progress
 from deepme.training.checkpoint import resume, save, set_momenta
@@ -59,6 +64,8 @@ def fit(run: Run) -> list[Epoch]:
             _train_stage(run, momenta, stopped, advance)
             momenta = []
             run.position = Position(stage=run.position.stage + 1)
+    if run.average:
+        run.average.exchange()
     return run.history
 
 
@@ -86,7 +93,10 @@ def _train_stage(
             step.settle()
             shown = time.monotonic()
             loss = position.means().get("total", 0.0)
-            figures = f"{clock.rate:,.0f} images/s, loss {loss:.3f}"
+            figures = (
+                f"{clock.rate:,.0f} images/s, {clock.waiting:.0%} waiting for data, "
+                f"loss {loss:.3f}"
+            )
         advance(1, figures)
         if position.step == task.steps_per_epoch:
             step.settle()
@@ -142,10 +152,13 @@ class _Clock:
 
 
 def _end_epoch(run: Run, stage: Stage, lr: float, clock: _Clock) -> Position:
-    speed = f"{clock.rate:,.0f} images/s, {clock.waiting:.0%} waiting for data"
     position, task = run.position, run.task
+    speed = f"{clock.rate:,.0f} images/s, {clock.waiting:.0%} waiting for data"
+    if task.flops:
+        speed += f", {clock.rate * task.flops / 1e12:,.3g} TFLOP/s"
     task.end_epoch()
-    val_top1 = task.validate()
+    with run.average.in_place() if run.average else nullcontext():
+        val_top1 = task.validate()
     epoch = Epoch(
         stage=stage.name,
         epoch=position.epoch + 1,
@@ -220,6 +233,11 @@ def _explained(run: Run) -> Iterator[None]:
                 f"{run.label}: out of memory with --batch-size {run.batch_size} on "
                 f"{run.device}",
                 "use a smaller --batch-size or --image-size",
+            ) from error
+        if "deterministic" in text:
+            raise UsageError(
+                f"{run.label}: --deterministic with this backbone and device: {text}",
+                "use another backbone, or --no-deterministic",
             ) from error
         if "DataLoader worker" in text:
             raise TrainingError(

@@ -14,6 +14,7 @@ from deepme.artifacts.expert import Epoch
 from deepme.images.loading import Batch
 from deepme.images.unreadable import UnreadableImages
 from deepme.storage.header import Header
+from deepme.training.average import Average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,10 @@ class Task(Protocol):
     """What differs between training an expert and training the gate."""
 
     steps_per_epoch: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations that an image takes in the stage; 0 if unknown."""
 
     @property
     def network(self) -> nn.Module:
@@ -126,6 +131,7 @@ class Run:
         batch_size: named when memory runs out.
         checkpoint_seconds: longest time between two checkpoints within an epoch.
         accumulate: micro-batches that a batch is computed in.
+        average: of the weights over the steps, which then is the result.
     """
 
     label: str
@@ -138,5 +144,6 @@ class Run:
     batch_size: int
     checkpoint_seconds: float
     accumulate: int = 1
+    average: Average | None = None
     history: list[Epoch] = field(default_factory=list)
     position: Position = field(default_factory=Position)

@@ -89,6 +89,8 @@ class Stepper:
             1 - numbers.isfinite().all().float()
         )
         self._optimizer.step()
+        if self._run.average:
+            self._run.average.update()
         self._add(loss, num_images)
         place = self._run.position
         stage = self._run.stages[place.stage].name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -23,11 +24,13 @@ from deepme.errors import (
     InputError,
     Interrupted,
     TrainingError,
+    UsageError,
 )
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import create_network
+from deepme.networks import create_network, forward_flops
 from deepme.storage.header import Header
 from deepme.training import expert as expert_module
+from deepme.training.average import Average
 from deepme.training.expert import ExpertTask
 from deepme.training.loop import fit
 from deepme.training.run import Loss, Run, Stage
@@ -196,6 +199,80 @@ class TestResume:
         assert "starts anew" in capsys.readouterr().err
 
 
+def averaged_run(split: Split, folder: Path) -> Run:
+    run = make_run(split, folder)
+    run.average = Average(run.task.network, 0.75)
+    return run
+
+
+class TestAverage:
+    def test_it_is_what_is_validated_and_what_remains(
+        self, coloured, tmp_path, monkeypatch
+    ):
+        """Held against its definition, over the weights after each of the steps."""
+        run = averaged_run(coloured, tmp_path)
+        name = "trunk.blocks.0.weight"
+        weight = run.task.network.get_parameter(name)
+        after: list[torch.Tensor] = []
+        validated: list[torch.Tensor] = []
+        step, validate = torch.optim.SGD.step, run.task.validate
+
+        def spy(optimizer: torch.optim.SGD, closure: object = None) -> None:
+            step(optimizer)
+            after.append(weight.detach().double())
+
+        monkeypatch.setattr(torch.optim.SGD, "step", spy)
+        run.task.validate = lambda: (validated.append(weight.clone()), validate())[1]
+        fit(run)
+        average, expected = after[0], []
+        for number, value in enumerate(after, 1):
+            average = 0.75 * average + 0.25 * value
+            if number % STEPS_PER_EPOCH == 0:
+                expected.append(average)
+        assert len(expected) == len(validated) == 3
+        for one, other in zip(validated, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, atol=1e-6, rtol=0)
+        assert torch.equal(weight, validated[-1])
+        assert not torch.allclose(weight.double(), after[-1], atol=1e-5)
+
+    @pytest.mark.parametrize("step", [1, 3, 5])
+    def test_a_resumed_run_ends_with_the_same(self, coloured, tmp_path, step):
+        whole = averaged_run(coloured, tmp_path / "whole")
+        fit(whole)
+        run = averaged_run(coloured, tmp_path / "cut")
+        call_at_step(run, step, fail)
+        with pytest.raises(SystemError):
+            fit(run)
+        resumed = averaged_run(coloured, tmp_path / "cut")
+        assert fit(resumed) == whole.history
+        assert_same_weights(resumed, whole)
+
+    def test_the_weights_that_are_trained_are_those_without_it(
+        self, coloured, tmp_path, quiet
+    ):
+        run = averaged_run(coloured, tmp_path)
+        fit(run)
+        run.average.exchange()
+        assert_same_weights(run, quiet)
+
+
+def test_the_epochs_line_tells_where_the_time_went(coloured, tmp_path, capsys):
+    fit(make_run(coloured, tmp_path))
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "epoch 2/2" in x)
+    told = r"; [\d,]+ images/s, \d+% waiting for data, [\d.e-]+ TFLOP/s$"
+    assert re.search(told, line)
+
+
+def test_an_image_takes_more_operations_when_all_layers_learn(coloured, tmp_path):
+    task = make_run(coloured, tmp_path).task
+    forward = forward_flops(task.network, 8)
+    task.start(STAGES[0])
+    warmup = task.flops
+    task.start(STAGES[1])
+    assert task.flops == 3 * forward
+    assert warmup == forward + 2 * 2 * 3 * 256
+
+
 class TestSchedule:
     def test_the_rate_falls_exponentially_from_lr_to_lr_end(self):
         stage = Stage(name="warmup", epochs=1, lr=0.01, lr_end=0.001)
@@ -328,6 +405,18 @@ class TestStops:
         with pytest.raises(EnvironmentFault, match=message):
             fit(run)
         assert run.checkpoint.exists()
+
+    def test_what_cannot_be_repeated_is_refused(self, coloured, tmp_path):
+        def refuse() -> None:
+            raise RuntimeError(
+                "adaptive_avg_pool2d_backward_cuda does not have a deterministic "
+                "implementation, but you set 'torch.use_deterministic_algorithms(True)'"
+            )
+
+        run = make_run(coloured, tmp_path)
+        call_at_step(run, 1, refuse)
+        with pytest.raises(UsageError, match="--deterministic with this backbone"):
+            fit(run)
 
     def test_a_bug_keeps_its_own_error(self, coloured, tmp_path):
         def bug() -> None:

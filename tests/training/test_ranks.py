@@ -54,6 +54,7 @@ def float64_run(split: Split, folder: Path, accumulate: int = 1) -> Run:
         theta=theta,
         unreadable=UnreadableImages(split.images, 24, False, 0.5),
         workers=0,
+        keep_images=0,
         other_rows=np.empty(0, dtype=np.int64),
     )
     task.laplacian_theta = task.laplacian_theta.double()
