@@ -19,6 +19,7 @@ from deepme.options import (
     Matrix,
     Where,
     open_workspace,
+    seed_range,
 )
 from deepme.recipe import Recipe
 from deepme.systems import PAPER, SYSTEMS
@@ -286,7 +287,7 @@ def compare(
     names = tuple(SYSTEMS) if systems == "all" else tuple(systems.split(","))
     asked: dict[str, Any] = {"data": data, "classes": classes, "matrix": matrix}
     asked |= {"hierarchy": hierarchy, "systems": names}
-    asked["seeds"] = range(first_seed, first_seed + seeds)
+    asked["seeds"] = seed_range(first_seed, seeds)
     where = open_workspace(workspace)
     if dry_run:
         _print_rehearsal(rehearse_comparison(settings, where, **asked), json)

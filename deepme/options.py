@@ -139,6 +139,23 @@ def choose_verbosity(*, quiet: bool, verbose: bool) -> None:
         set_verbosity(Verbosity.QUIET if quiet else Verbosity.VERBOSE)
 
 
+def seed_range(first: int, count: int) -> range:
+    """The seeds of a comparison; a plan is made of each before anything is trained.
+
+    Raises:
+        UsageError: so many that the plans alone would fill the memory, or none.
+    """
+    for option, value, least, most in (
+        ("--seeds", count, 1, 10_000),
+        ("--first-seed", first, 0, 2**62),
+    ):
+        if not least <= value <= most:
+            raise UsageError(
+                f"{option} is {value}, expected ≥ {least} and ≤ {most:,}",
+            )
+    return range(first, first + count)
+
+
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of its settings parameters.
 

@@ -233,7 +233,9 @@ def test_printed_table(tmp_path, tiny_images, tiny_config, invoke):
     ("options", "message"),
     [
         (("--systems", "vgg"), "--systems is vgg, expected different ones of"),
-        (("--seeds", "0"), "--seeds is 0, expected 1 or more"),
+        (("--seeds", "0"), "--seeds is 0, expected ≥ 1 and ≤ 10,000"),
+        (("--seeds", 10**30), "--seeds is 1000000000000000000000000000000, expected"),
+        (("--first-seed", -1), "--first-seed is -1, expected ≥ 0 and"),
     ],
 )
 def test_bad_options(tmp_path, tiny_images, invoke, options, message):

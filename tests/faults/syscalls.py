@@ -62,6 +62,7 @@ class Traced:
         error: the errno they fail with; without one the child is killed.
         reads: number also what changes nothing: opening and closing to read.
         rounds: what to disturb after each `next_round` of the child, in place of that.
+        look: called before each numbered call, while the child stands still.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Traced:
         *,
         reads: bool = False,
         rounds: Sequence[tuple[range, int | None]] = (),
+        look: Callable[[], None] = lambda: None,
     ) -> None:
-        self._reads, self._rounds = reads, iter(rounds)
+        self._reads, self._rounds, self._look = reads, iter(rounds), look
         self.calls: list[str] = []
         self._folder, self._at, self._error = str(folder), at, error
         self._output = os.memfd_create("output", 0)
@@ -122,6 +124,7 @@ class Traced:
         if not self._reads and self._only_reads(registers):
             return
         self.calls.append(f"{NUMBERS[registers.orig_rax]} {path[len(self._folder) :]}")
+        self._look()
         if len(self.calls) not in self._at:
             return
         if self._error is None:

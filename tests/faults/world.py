@@ -73,6 +73,10 @@ threads = 1
 """
 
 
+Files = dict[str, bytes]
+"""Path below the workspace -> content."""
+
+
 def register_tiny() -> None:
     """Give timm a model of a few hundred weights, with dropout; in this process."""
     from timm.models import register_model
@@ -178,6 +182,13 @@ def with_children(work: Callable[[], None]) -> Callable[[], None]:
     return allowed
 
 
+def what_counts(files: Files) -> frozenset[tuple[str, bytes]]:
+    """Files; temporary ones without content, by the name they were to get."""
+    whole = {name: content for name, content in files.items() if ".tmp-" not in name}
+    parts = (name.rpartition("-")[0] for name in files if ".tmp-" in name)
+    return frozenset((whole | dict.fromkeys(parts, b"")).items())
+
+
 class Trial:
     """One command, on what it needs, to be disturbed and run again.
 
@@ -240,16 +251,33 @@ class Trial:
         traced = Traced(self.work(), self.root, at, error, reads=reads)
         return traced.wait(), traced.calls
 
-    def left(self) -> dict[str, bytes]:
-        """Every file; temporary ones without content, by the name they were to get."""
-        found = snapshot(self.root).items()
-        whole = {name: content for name, content in found if ".tmp-" not in name}
-        parts = (name.rpartition("-")[0] for name, _ in found if ".tmp-" in name)
-        return whole | dict.fromkeys(parts, b"")
+    def watched(self) -> tuple[list[str], list[Files]]:
+        """Run it, and look at the files before each of its system calls."""
+        seen: list[Files] = []
+        traced = Traced(
+            self.work(),
+            self.root,
+            reads=True,
+            look=lambda: seen.append(snapshot(self.root)),
+        )
+        assert traced.wait().code == 0
+        return traced.calls, seen
 
-    def not_whole(self) -> str:
+    def restore(self, files: Files) -> None:
+        """Put files in place as they were seen."""
+        self.reset()
+        for name in snapshot(self.root).keys() - files.keys():
+            (self.root / name).unlink()
+        for name, content in files.items():
+            path = self.root / name
+            if self.before.get(name) != content:
+                path.unlink(missing_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
+    def not_whole(self, files: Files | None = None) -> str:
         """What is wrong after a kill: a file that is neither absent, old nor new."""
-        for name, content in snapshot(self.root).items():
+        for name, content in (files or snapshot(self.root)).items():
             last = name.rpartition("/")[2]
             if last.startswith(".tmp-") or last == "checkpoint.safetensors":
                 continue
