@@ -22,11 +22,9 @@ from deepme.artifacts.comparison import (
     save_comparison,
 )
 from deepme.artifacts.evaluation import Evaluation, EvaluationContent, load_evaluation
-from deepme.artifacts.expert import Expert
 from deepme.config import ExpertSettings
+from deepme.costs import cost_of
 from deepme.errors import UsageError
-from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, blank_network
-from deepme.networks import forward_flops
 from deepme.progress import note
 from deepme.recipe import Recipe
 from deepme.steps import (
@@ -40,9 +38,7 @@ from deepme.steps import (
     train_gate,
 )
 from deepme.storage.header import Header
-from deepme.storage.tensors import read_tensors
 from deepme.systems import (
-    NEEDS_FLAT,
     NEEDS_GATE,
     NEEDS_NO_EXPERT,
     SYSTEMS,
@@ -209,7 +205,7 @@ def _adopt(
 
 def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
     recipe, machine = trial.recipe, trial.recipe.machine
-    if any(builds_on_flat(recipe, fusion) for fusion in trial.fusions):
+    if any(recipe.builds_on_flat(fusion) for fusion in trial.fusions):
         train_flat.run(recipe.flat, machine, place)
     groups = cluster.run(recipe.cluster, machine, place)
     if not NEEDS_NO_EXPERT.issuperset(trial.fusions):
@@ -220,16 +216,6 @@ def _run_trial(trial: Trial, place: Workspace) -> list[EvaluationContent]:
     if "attention" in trial.fusions:
         train_attention.run(recipe.attention, machine, place)
     return evaluate.run(replace(recipe.evaluate, fusion=trial.fusions), machine, place)
-
-
-def builds_on_flat(recipe: Recipe, fusion: str) -> bool:
-    """Say whether anything that a fusion asks was made with the flat network."""
-    return (
-        fusion in NEEDS_FLAT
-        or recipe.cluster.method == "confusion"
-        or (fusion not in NEEDS_NO_EXPERT and recipe.expert.weights == "flat")
-        or (fusion in NEEDS_GATE and recipe.gate.weights == "flat")
-    )
 
 
 class _Table:
@@ -264,7 +250,7 @@ class _Table:
             self.evaluations[name].append(evaluation)
             self.places.setdefault(name, place)
             if name not in self.costs:
-                self.costs[name] = _cost(system, trial.recipe, place)
+                self.costs[name] = cost_of(system.fusion, trial.recipe, place)
         path = self.workspace.root / "comparison.json"
         with self.workspace.lock():
             save_comparison(path, self._header(), self.content())
@@ -339,80 +325,3 @@ def _seed_result(seed: int, result: EvaluationContent) -> SeedResult:
             if "1" in group.expert
         },
     )
-
-
-def _cost(system: System, recipe: Recipe, place: Workspace) -> Cost:
-    """Add up the networks that a system asks, and the trainings it took."""
-    asked: list[_NetworkCost] = []
-    if system.fusion not in NEEDS_NO_EXPERT:
-        groups = place.groups().content.groups
-        asked += [_network_cost(place.expert(group.number), place) for group in groups]
-    experts_gflop = sum(cost.image for cost in asked)
-    if system.fusion == "attention":
-        # The experts are inside it.
-        asked = [cost.training_alone for cost in asked]
-        asked.append(_network_cost(place.attention(), place))
-    if system.fusion in NEEDS_GATE:
-        gate = place.gate()
-        # It learned on what the experts said of every training image.
-        asking = experts_gflop * gate.training.images
-        asked.append(_gate_cost(gate, place) + _NetworkCost(0, asking, 0.0))
-    if system.fusion in NEEDS_FLAT:
-        asked.append(_network_cost(place.flat(), place))
-    elif builds_on_flat(recipe, system.fusion):
-        asked.append(_network_cost(place.flat(), place).training_alone)
-    return Cost(
-        parameters=sum(cost.parameters for cost in asked),
-        training_gflop=sum(cost.training for cost in asked),
-        inference_gflop=sum(cost.image for cost in asked),
-    )
-
-
-@dataclass(frozen=True)
-class _NetworkCost:
-    """Weights, GFLOP of the whole training, GFLOP of one image."""
-
-    parameters: int
-    training: float
-    image: float
-
-    @property
-    def training_alone(self) -> _NetworkCost:
-        """What is left of it where the network itself is not asked."""
-        return replace(self, parameters=0, image=0.0)
-
-    def __add__(self, other: _NetworkCost) -> _NetworkCost:
-        return _NetworkCost(
-            self.parameters + other.parameters,
-            self.training + other.training,
-            self.image + other.image,
-        )
-
-
-def _network_cost(expert: Expert, place: Workspace) -> _NetworkCost:
-    """Count a network on images.
-
-    A backward pass costs twice the forward pass; in warm-up there is none but the
-    head's. From a cache, warm-up costs one pass and then the head's own.
-    """
-    network = blank_network(expert, place)
-    gflop = forward_flops(network, expert.training.image_size) / 1e9
-    stages = [epoch.stage for epoch in expert.training.history]
-    warmups = stages.count("warmup")
-    warmup = warmups * gflop
-    if warmups and expert.origin.header.settings["warmup"] == "cache":
-        warmup = gflop + 3 * warmups * 2 * network.head.weight.numel() / 1e9
-    training = warmup + 3 * (len(stages) - warmups) * gflop
-    parameters = sum(weight.numel() for weight in network.parameters())
-    return _NetworkCost(parameters, training * expert.training.images, gflop)
-
-
-def _gate_cost(gate: Expert, place: Workspace) -> _NetworkCost:
-    """Count the gate; on features it is linear layers, two operations a weight."""
-    if gate.origin.header.settings["input"] == "images":
-        return _network_cost(gate, place)
-    tensors = read_tensors(gate.weights, WEIGHTS_KIND, WEIGHTS_SCHEMA)[1]
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    gflop = 2 * parameters / 1e9
-    passes = 3 * len(gate.training.history)
-    return _NetworkCost(parameters, passes * gate.training.images * gflop, gflop)

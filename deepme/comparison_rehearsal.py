@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepme.comparison import Trial, builds_on_flat, plan_trials
+from deepme.comparison import Trial, plan_trials
 from deepme.errors import UsageError
 from deepme.recipe import Recipe
 from deepme.rehearsal import Rehearsal, Rehearsed
@@ -76,7 +76,7 @@ def _shared(
 def _rehearse_trial(trial: Trial, found: Rehearsal) -> None:
     """The stages of one trial, in the order of a run."""
     recipe = trial.recipe
-    if any(builds_on_flat(recipe, fusion) for fusion in trial.fusions):
+    if any(recipe.builds_on_flat(fusion) for fusion in trial.fusions):
         found.flat(recipe)
     found.cluster(recipe)
     if not NEEDS_NO_EXPERT.issuperset(trial.fusions):

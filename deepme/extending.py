@@ -19,8 +19,8 @@ from deepme.config import (
     GateSettings,
     MachineSettings,
 )
-from deepme.inference import blank_network, load_network
-from deepme.networks import forward_flops
+from deepme.costs import network_cost
+from deepme.inference import load_network
 from deepme.progress import note
 from deepme.settings import Settings
 from deepme.steps import evaluate, train_attention, train_gate
@@ -209,15 +209,15 @@ def _extension(
         classes=placed.classes,
         joined=joined,
         kept=tuple(number for number in numbers if number not in placed.joined),
-        training_tflop=now / 1e12,
-        anew_tflop=anew / 1e12,
+        training_tflop=now / 1e3,
+        anew_tflop=anew / 1e3,
         share=now / anew if anew else 0.0,
         results=(),
     )
 
 
 def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, float]:
-    """Operations of what is trained now, and of all of it anew.
+    """GFLOP of what is trained now, and of all of it anew.
 
     Counted are the passes of networks over training images; heads that learn from
     cached features cost next to nothing beside them.
@@ -227,9 +227,9 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
     now = anew = asked = 0.0
     for number, members in enumerate(groups.members, start=1):
         expert = before.expert(number)
-        flops = _flops(expert, before)
-        asked += every * flops
-        step = _BACKWARD * flops * len(split.rows("train", members))
+        image = network_cost(expert, before).image
+        asked += every * image
+        step = _BACKWARD * image * len(split.rows("train", members))
         anew += step * _epochs(expert)
         if number in stages.experts:
             now += step * stages.experts[number].epochs
@@ -237,7 +237,7 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         gate = before.gate()
         step = 0.0
         if stages.gate.input == "images":
-            step = _BACKWARD * every * _flops(gate, before)
+            step = _BACKWARD * every * network_cost(gate, before).image
         now += asked + step * stages.gate.epochs
         anew += asked + step * _epochs(gate)
     if stages.attention:
@@ -246,13 +246,8 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         anew += asked + _BACKWARD * asked * _epochs(attention)
     if before.flat_path.exists():
         flat = before.flat()
-        anew += _BACKWARD * every * _flops(flat, before) * _epochs(flat)
+        anew += _BACKWARD * every * network_cost(flat, before).image * _epochs(flat)
     return now, anew
-
-
-def _flops(trained: Expert, place: Workspace) -> float:
-    network = blank_network(trained, place)
-    return float(forward_flops(network, trained.training.image_size))
 
 
 def _epochs(trained: Expert) -> int:

@@ -15,7 +15,7 @@ from deepme.config import (
     SimilaritySettings,
     SplitSettings,
 )
-from deepme.systems import NEEDS_FLAT
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,4 +39,13 @@ class Recipe:
             self.cluster.method == "confusion"
             or "flat" in (self.expert.weights, self.gate.weights)
             or not NEEDS_FLAT.isdisjoint(self.evaluate.fusion)
+        )
+
+    def builds_on_flat(self, fusion: str) -> bool:
+        """Say whether anything that a fusion asks is made with the flat network."""
+        return (
+            fusion in NEEDS_FLAT
+            or self.cluster.method == "confusion"
+            or (fusion not in NEEDS_NO_EXPERT and self.expert.weights == "flat")
+            or (fusion in NEEDS_GATE and self.gate.weights == "flat")
         )

@@ -22,7 +22,7 @@ FLOORS = (
     ("inference", "recipe", "verifying"),
     ("outputs",),
     ("training",),
-    ("scoring", "affinity", "mixture", "status"),
+    ("scoring", "affinity", "costs", "mixture", "status"),
     ("calibrating",),
     ("classifier",),
     ("hub", "model_card", "onnx_graph"),

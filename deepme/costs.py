@@ -1,0 +1,108 @@
+"""What networks cost: weights, operations of their training, operations an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from deepme.artifacts.comparison import Cost
+from deepme.artifacts.expert import Expert
+from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, blank_network
+from deepme.networks import forward_flops
+from deepme.recipe import Recipe
+from deepme.storage.tensors import read_tensors
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT
+from deepme.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one network costs.
+
+    Attributes:
+        parameters: its weights.
+        training: GFLOP of the whole training.
+        image: GFLOP of one image.
+    """
+
+    parameters: int
+    training: float
+    image: float
+
+    @property
+    def training_alone(self) -> NetworkCost:
+        """What is left of it where the network itself is not asked."""
+        return replace(self, parameters=0, image=0.0)
+
+    def __add__(self, other: NetworkCost) -> NetworkCost:
+        """Add up all three."""
+        return NetworkCost(
+            self.parameters + other.parameters,
+            self.training + other.training,
+            self.image + other.image,
+        )
+
+
+def cost_of(fusion: str, recipe: Recipe, place: Workspace) -> Cost:
+    """Add up the networks that a system asks, and the trainings it took.
+
+    Args:
+        fusion: of the system.
+        recipe: what it was made with.
+        place: where it is trained.
+    """
+    asked: list[NetworkCost] = []
+    if fusion not in NEEDS_NO_EXPERT:
+        groups = place.groups().content.groups
+        asked += [network_cost(place.expert(group.number), place) for group in groups]
+    experts_gflop = sum(cost.image for cost in asked)
+    if fusion == "attention":
+        # The experts are inside it.
+        asked = [cost.training_alone for cost in asked]
+        asked.append(network_cost(place.attention(), place))
+    if fusion in NEEDS_GATE:
+        gate = place.gate()
+        # It learned on what the experts said of every training image.
+        asking = experts_gflop * gate.training.images
+        asked.append(_gate_cost(gate, place) + NetworkCost(0, asking, 0.0))
+    if fusion in NEEDS_FLAT:
+        asked.append(network_cost(place.flat(), place))
+    elif recipe.builds_on_flat(fusion):
+        asked.append(network_cost(place.flat(), place).training_alone)
+    return Cost(
+        parameters=sum(cost.parameters for cost in asked),
+        training_gflop=sum(cost.training for cost in asked),
+        inference_gflop=sum(cost.image for cost in asked),
+    )
+
+
+def network_cost(expert: Expert, place: Workspace) -> NetworkCost:
+    """Count a network on images.
+
+    A backward pass costs twice the forward pass; in warm-up there is none but the
+    head's. From a cache, warm-up costs one pass and then the head's own.
+
+    Args:
+        expert: an expert, a gate on images, attention or the flat network.
+        place: where it is trained.
+    """
+    network = blank_network(expert, place)
+    gflop = forward_flops(network, expert.training.image_size) / 1e9
+    stages = [epoch.stage for epoch in expert.training.history]
+    warmups = stages.count("warmup")
+    warmup = warmups * gflop
+    if warmups and expert.origin.header.settings["warmup"] == "cache":
+        warmup = gflop + 3 * warmups * 2 * network.head.weight.numel() / 1e9
+    training = warmup + 3 * (len(stages) - warmups) * gflop
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return NetworkCost(parameters, training * expert.training.images, gflop)
+
+
+def _gate_cost(gate: Expert, place: Workspace) -> NetworkCost:
+    """Count the gate; on features it is linear layers, two operations a weight."""
+    if gate.origin.header.settings["input"] == "images":
+        return network_cost(gate, place)
+    tensors = read_tensors(gate.weights, WEIGHTS_KIND, WEIGHTS_SCHEMA)[1]
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    gflop = 2 * parameters / 1e9
+    passes = 3 * len(gate.training.history)
+    return NetworkCost(parameters, passes * gate.training.images * gflop, gflop)
