@@ -539,6 +539,9 @@ class MachineSettings(Settings):
         above=0,
         at_most=86_400,
     )
+    tensorboard: bool = setting(
+        False, "also write each epoch's loss, accuracy and rate for TensorBoard"
+    )
 
 
 FUSIONS = (

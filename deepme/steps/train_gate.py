@@ -25,6 +25,7 @@ from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classify import first_weights
+from deepme.training.events import events_of
 from deepme.training.gate import GateImages, GateTask
 from deepme.training.loop import fit
 from deepme.training.record import identifying_settings, save_result, versions
@@ -184,6 +185,7 @@ def _run_of(
         batch_size=settings.batch_size,
         checkpoint_seconds=60 * machine.checkpoint_minutes,
         accumulate=machine.accumulate,
+        events=events_of(machine, checkpoint),
     )
 
 

@@ -22,6 +22,7 @@ from deepme.storage.header import Header
 from deepme.text import clean, counted
 from deepme.training.average import Average
 from deepme.training.classifier import ClassifierTask
+from deepme.training.events import events_of
 from deepme.training.loop import fit
 from deepme.training.record import versions
 from deepme.training.run import Run, Stage
@@ -141,6 +142,7 @@ def train(
         batch_size=settings.batch_size,
         checkpoint_seconds=60 * machine.checkpoint_minutes,
         accumulate=machine.accumulate,
+        events=events_of(machine, checkpoint),
     )
     if ema:
         run.average = Average(task.network, ema)

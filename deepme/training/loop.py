@@ -168,6 +168,8 @@ def _end_epoch(run: Run, stage: Stage, lr: float, clock: _Clock) -> Position:
         val_top1=val_top1,
     )
     run.history.append(epoch)
+    if run.events:
+        run.events.write(run.history)
     task.start(stage)
     run.position = Position(stage=position.stage, epoch=position.epoch + 1)
     val = "" if val_top1 is None else f", val top-1 {val_top1:.1%}"

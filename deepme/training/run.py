@@ -15,6 +15,7 @@ from deepme.images.loading import Batch
 from deepme.images.unreadable import UnreadableImages
 from deepme.storage.header import Header
 from deepme.training.average import Average
+from deepme.training.events import EpochEvents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,7 @@ class Run:
         checkpoint_seconds: longest time between two checkpoints within an epoch.
         accumulate: micro-batches that a batch is computed in.
         average: of the weights over the steps, which then is the result.
+        events: where TensorBoard is told of every epoch, if it is.
     """
 
     label: str
@@ -145,5 +147,6 @@ class Run:
     checkpoint_seconds: float
     accumulate: int = 1
     average: Average | None = None
+    events: EpochEvents | None = None
     history: list[Epoch] = field(default_factory=list)
     position: Position = field(default_factory=Position)
