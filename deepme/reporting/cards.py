@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from deepme.reporting.classes import groups_of_classes
-from deepme.reporting.samples import Sample
+from deepme.reporting.samples import Sample, spread
 from deepme.reporting.sources import Sources
 from deepme.reporting.tables import Cell, share
 from deepme.text import clean, counted, listing
@@ -27,7 +27,7 @@ class Card:
         shared_with: which groups, and how many classes each; or empty.
         expert: accuracy of its expert among its own classes.
         system: accuracy of the system on the same images, among all classes.
-        named: some of its classes.
+        named: some of its classes, from all over it.
         rest: how many more there are.
         samples: images.
     """
@@ -54,6 +54,7 @@ def make_cards(sources: Sources, samples: list[list[Sample]]) -> list[Card]:
         sources.groups.members, sources.shown.content.groups, samples, strict=True
     ):
         shared = [i for i in members.tolist() if len(groups_of[i]) > 1]
+        named = spread(members, NAMED).tolist()
         others = Counter(
             number for i in shared for number in groups_of[i] if number != result.number
         )
@@ -70,8 +71,8 @@ def make_cards(sources: Sources, samples: list[list[Sample]]) -> list[Card]:
                 shared_with=listing(told, 4),
                 expert=share(result.expert.get(k)),
                 system=share(result.system.get(k)),
-                named=", ".join(sources.class_name(i) for i in members[:NAMED]),
-                rest=max(0, len(members) - NAMED),
+                named=", ".join(sources.class_name(i) for i in named),
+                rest=len(members) - len(named),
                 samples=images,
             )
         )

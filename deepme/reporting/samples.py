@@ -55,7 +55,7 @@ def draw_samples(sources: Sources) -> tuple[list[list[Sample]], int]:
     for indices in members:
         found = []
         with_images = indices[rows[indices] >= 0]
-        for index in _spread(with_images, count).tolist():
+        for index in spread(with_images, count).tolist():
             uri = _thumbnail(sources, int(rows[index]))
             unreadable += uri is None
             if uri is not None:
@@ -75,8 +75,8 @@ def _rows_of_classes(sources: Sources) -> NDArray[np.int64]:
     return rows
 
 
-def _spread(indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """A few from all over a list, since neighbours are alike."""
+def spread(indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Choose a few from all over a list, since neighbours are alike."""
     places = np.linspace(0, max(0, len(indices) - 1), min(count, len(indices)))
     return indices[places.round().astype(np.int64)]
 

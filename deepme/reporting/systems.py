@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from deepme.artifacts.comparison import ComparisonContent
 from deepme.artifacts.evaluation import Evaluation
 from deepme.reporting.sources import Sources
-from deepme.reporting.tables import Cell, Table, share
+from deepme.reporting.tables import Cell, Table, percent, share
 from deepme.text import clean, counted
 
 FUSIONS = {
@@ -132,7 +132,7 @@ def experts_table(sources: Sources) -> Table:
 
 
 def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{value:.1%}"
+    return None if value is None else percent(value)
 
 
 def _spread(values: list[float]) -> str:

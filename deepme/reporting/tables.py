@@ -18,7 +18,7 @@ class Share:
 
     def __str__(self) -> str:
         """Write it as a percentage."""
-        return f"{self.value:.1%}"
+        return percent(self.value)
 
 
 Cell = str | Share | None
@@ -52,3 +52,8 @@ def share(value: float | None) -> Cell:
 def ratio(part: int, whole: int) -> Cell:
     """A share of a whole that may be empty."""
     return Share(part / whole) if whole else None
+
+
+def percent(value: float) -> str:
+    """Write a share as a percentage, with more digits where it is next to nothing."""
+    return f"{value:.2%}" if 0 < value < 0.001 else f"{value:.1%}"
