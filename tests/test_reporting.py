@@ -368,6 +368,7 @@ def test_a_comparison_shows_its_table_and_one_of_its_trials(
     shutil.copytree(finished_workspace, tmp_path / "seed-0" / "vgg16-ext")
     found = load_sources(Workspace(tmp_path))
     assert found.workspace.root == tmp_path / "seed-0" / "vgg16-ext"
+    assert found.title == tmp_path.name
     assert found.shown.content == sources.shown.content
     table = systems_table(found)
     assert "2 seeds" in table.caption

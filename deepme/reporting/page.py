@@ -77,7 +77,7 @@ def render(sources: Sources) -> str:
             shown=sources.shown.content,
             rank=sources.rank,
             groups=sources.groups.content,
-            title=clean(sources.workspace.root.resolve().name),
+            title=sources.title,
             systems=systems_table(sources),
             flat=_macro_of(sources, "flat"),
             group_map=draw_groups(sources),

@@ -28,6 +28,7 @@ class Sources:
     """Loaded artifacts, none of them stale.
 
     Attributes:
+        title: the name of the folder that was asked for.
         workspace: that they lie in; of a comparison, one trial's.
         similarity: the classes and how near they are to each other.
         groups: the grouping.
@@ -38,6 +39,7 @@ class Sources:
         comparison: Table 1 over several seeds; None where none was made.
     """
 
+    title: str
     workspace: Workspace
     similarity: Similarity
     groups: Groups
@@ -67,6 +69,7 @@ def load_sources(workspace: Workspace) -> Sources:
     Raises:
         ArtifactError: an artifact is missing, corrupt or stale.
     """
+    title = clean(workspace.root.resolve().name)
     comparison = None
     chosen = None
     path = workspace.root / "comparison.json"
@@ -78,6 +81,7 @@ def load_sources(workspace: Workspace) -> Sources:
     shown = shown or _most_interesting(evaluations)
     groups = workspace.groups()
     return Sources(
+        title=title,
         workspace=workspace,
         similarity=workspace.similarity(),
         groups=groups,

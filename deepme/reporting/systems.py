@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean, stdev
 
 from deepme.artifacts.comparison import ComparisonContent
-from deepme.artifacts.evaluation import Evaluation
+from deepme.artifacts.evaluation import Evaluation, EvaluationContent
 from deepme.reporting.sources import Sources
 from deepme.reporting.tables import Cell, Table, percent, share
 from deepme.text import clean, counted
@@ -33,44 +33,38 @@ def systems_table(sources: Sources) -> Table:
 
 def _evaluated(evaluations: list[Evaluation], shown: Evaluation) -> Table:
     ranks = list(shown.content.macro)
-    rows: list[list[Cell]] = []
-    for evaluation in evaluations:
-        content = evaluation.content
-        rows.append(
-            [
-                clean(content.system),
-                FUSIONS.get(content.fusion, clean(content.fusion)),
-                share(content.macro.get(ranks[0])),
-                *(_percent(content.macro.get(k)) for k in ranks[1:]),
-                *(_percent(content.micro.get(k)) for k in ranks),
-                _percent(content.right_group),
-                f"{content.expert_passes:.2f}",
-                _percent(content.calibration_error),
-                _percent(content.calibrated_error),
-            ]
-        )
     chance = [min(1.0, int(k) / shown.content.classes) for k in ranks]
-    rows.append(
-        [
-            *("chance", None, share(chance[0]), *map(_percent, chance[1:])),
-            *map(_percent, chance),
-            *(None, None, None, None),
-        ]
-    )
+    by_chance: list[Cell] = ["chance", None, share(chance[0])]
+    by_chance += [*map(_percent, chance[1:]), *map(_percent, chance)]
     header = (
         *("system", "weighed by"),
         *(f"macro top-{k}" for k in ranks),
         *(f"micro top-{k}" for k in ranks),
         *("right group", "experts asked", "ECE", "calibrated"),
     )
+    by_chance += [None] * (len(header) - len(by_chance))
     images = counted(shown.content.images, "test image")
     return Table(
         caption=f"Table 1. The systems on {images}",
         header=header,
         align="ll" + "r" * (len(header) - 2),
-        rows=rows,
+        rows=[*(_row(e.content, ranks) for e in evaluations), by_chance],
         marked=frozenset({evaluations.index(shown)}),
     )
+
+
+def _row(content: EvaluationContent, ranks: list[str]) -> list[Cell]:
+    return [
+        clean(content.system),
+        FUSIONS.get(content.fusion, clean(content.fusion)),
+        share(content.macro.get(ranks[0])),
+        *(_percent(content.macro.get(k)) for k in ranks[1:]),
+        *(_percent(content.micro.get(k)) for k in ranks),
+        _percent(content.right_group),
+        f"{content.expert_passes:.2f}",
+        _percent(content.calibration_error),
+        _percent(content.calibrated_error),
+    ]
 
 
 def _compared(comparison: ComparisonContent) -> Table:
