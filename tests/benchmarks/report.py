@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from recording import measure, record
 
 from deepme.artifacts.evaluation import (
@@ -250,6 +250,43 @@ def time_page(browser: Browser, path: Path) -> dict[str, Any]:
         }
 
 
+def use(browser: Browser, path: Path, groups: Groups) -> None:
+    """Search, narrow, sort and turn pages; every answer must be the right one."""
+    content = groups.content
+    named = [
+        f"{a}\n{b}".lower() for a, b in zip(content.names, content.classes, strict=True)
+    ]
+    terriers = sum("terrier" in text for text in named)
+    with opened(browser, path, width=WIDE, scheme="light") as (page, _):
+        page.fill("#class-query", "Terrier")
+        expect(page.locator("#class-count")).to_have_text(
+            f"{terriers:,} of {CLASSES:,} classes"
+        )
+        page.fill("#group-query", "terrier")
+        holding = [
+            group.number
+            for group, members in zip(content.groups, groups.members, strict=True)
+            if any("terrier" in named[index] for index in members)
+        ]
+        expect(page.locator(".card:visible")).to_have_count(len(holding))
+        page.fill("#group-query", "")
+        page.click("a[data-group='3']")
+        size = len(groups.members[2])
+        expect(page.locator("#class-count")).to_have_text(
+            f"{size:,} of {CLASSES:,} classes"
+        )
+        page.click("th[data-sort='accuracy'] button")
+        expect(page.locator("th[data-sort='accuracy']")).to_have_attribute(
+            "aria-sort", "ascending"
+        )
+        column = page.locator("#class-table td.share").all_text_contents()
+        shares = [float(text.rstrip("%")) for text in column]
+        assert len(shares) == 50
+        assert shares == sorted(shares)
+        page.click("#next")
+        expect(page.locator("#page-number")).to_have_text(f"page 2 of {-(-size // 50)}")
+
+
 def walk(browser: Browser, path: Path) -> dict[str, Any]:
     """Press Tab until the page has been gone through; count what was reached."""
     with opened(browser, path, width=WIDE, scheme="light") as (page, _):
@@ -344,6 +381,7 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path=arguments.browser, args=["--no-sandbox"]
             )
+            use(browser, path, workspace.groups())
             in_browser = {**time_page(browser, path), **walk(browser, path)}
             in_browser["chromium"] = browser.version
             access = check(browser, path, axe)
