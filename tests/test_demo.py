@@ -95,7 +95,7 @@ def words_of(printed: str) -> list[list[str]]:
 
 def compare(command: list[str], printed: str, shown: str) -> None:
     """Hold what a page shows against what was printed; … stands for left-out lines."""
-    for part in shown.split("…\n"):
+    for part in re.split(r"^…\n", shown, flags=re.M):
         lines = words_of(part)
         if command[0] in SOFT or "--select" in command:
             assert len(lines) <= len(words_of(printed)), command
