@@ -43,7 +43,7 @@ def watched(*arguments: object, inside: Path, secret: Path | None = None) -> Chi
             status = Path("/proc/self/status").read_text()
             print("peak KiB:", status.split("VmHWM:")[1].split()[0])
 
-    return in_child(work, seconds=60)
+    return in_child(work, seconds=240)
 
 
 def misdeeds(end: ChildEnd) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import current_process
+from pathlib import Path
+from typing import Any
 
-from injection import ChildEnd
+from injection import Child, ChildEnd
 from recording import RESULTS, record
 
 NAME = "faults"
@@ -42,6 +47,15 @@ class Tally:
             self.problems.append(f"{name}: {'; '.join(told)}\n{output[-2000:]}")
             print(self.problems[-1], flush=True)
 
+    def add(self, other: dict[str, Any]) -> None:
+        """Take over the counts of a child; what its figures count is added up."""
+        self.cases += other["cases"]
+        self.failed += other["failed"]
+        self.tracebacks += other["tracebacks"]
+        self.problems += other["problems"]
+        for name, figure in other["figures"].items():
+            self.figures[name] = self.figures.get(name, 0) + figure
+
     def row(self) -> dict[str, object]:
         """The row of the table."""
         return {
@@ -53,6 +67,31 @@ class Tally:
             "seconds": round(self.seconds),
             **self.figures,
         }
+
+
+def side_by_side(
+    tally: Tally, folder: Path, jobs: dict[str, Callable[[Tally, Path], None]]
+) -> None:
+    """Do jobs at the same time, each in a child that counts for itself.
+
+    Args:
+        tally: gets the counts of all.
+        folder: an empty one, for a folder of each job.
+        jobs: name -> what to do with a tally and the job's folder.
+    """
+
+    def work(name: str) -> None:
+        current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        own, place = Tally(), folder / name
+        place.mkdir()
+        jobs[name](own, place)
+        (folder / f"{name}.json").write_text(json.dumps(asdict(own)))
+
+    children = {name: Child(partial(work, name)) for name in jobs}
+    for name, child in children.items():
+        end = child.wait(3000)
+        assert end.code == 0, f"{name}: {end.output}"
+        tally.add(json.loads((folder / f"{name}.json").read_text()))
 
 
 def one_error(end: ChildEnd, *codes: int) -> str:
