@@ -61,8 +61,8 @@ class Training:
 
         step, fsync = Stepper.__call__, os.fsync
 
-        def slow(stepper: Any, batch: Any) -> None:
-            step(stepper, batch)
+        def slow(stepper: Any, *given: Any, **options: Any) -> None:
+            step(stepper, *given, **options)
             time.sleep(self._pause)
 
         def failing(descriptor: int) -> None:

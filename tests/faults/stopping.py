@@ -40,8 +40,8 @@ class Stopping:
             self._memory[8:] = struct.pack("d", time.monotonic())
             os.kill(os.getpid(), self._number)
 
-        def counted(stepper: Any, batch: Any) -> None:
-            step(stepper, batch)
+        def counted(stepper: Any, *given: Any, **options: Any) -> None:
+            step(stepper, *given, **options)
             made = steps(stepper._run) + 1
             self._memory[:8] = struct.pack("q", made)
             if made == self._at:
