@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 KEPT = 32
-"""K, well above the ranks that people ask for."""
+"""K; docs/benchmarks/README.md, compact-outputs, has what it changes."""
 
 
 class CompactRows(NamedTuple):

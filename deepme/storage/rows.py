@@ -39,8 +39,9 @@ class MappedRows:
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
         """Copy some rows."""
-        read = np.array(self._array[rows], subok=False)
         apart = not isinstance(rows, slice)
+        # Only a slice is a view, which would fault its pages in again.
+        read = (np.asarray if apart else np.array)(self._array[rows])
         self._held += max(read.nbytes, AROUND * len(read) if apart else 0)
         if self._held > HELD and isinstance(self._array.base, mmap.mmap):
             self._array.base.madvise(mmap.MADV_DONTNEED)

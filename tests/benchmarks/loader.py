@@ -112,6 +112,8 @@ def load(name: str, root: Path, setting: str) -> dict[str, float]:
     """Run one loader once in this process."""
     about = SETTINGS[setting]
     keep = "keep" in setting
+    import timm.data  # noqa: F401 - not to be timed
+
     torch.set_num_threads(1)
     started, used = time.perf_counter(), processor_seconds()
     batches = LOADERS[name](
