@@ -121,7 +121,11 @@ def shortcut(root: Path, images: int) -> dict[str, float]:
         shortened = [
             torch.from_numpy(
                 expand(
-                    compact(values.numpy(), truth[:, t], num_kept=KEPT),
+                    compact(
+                        values.numpy(),
+                        truth[:, t],
+                        num_kept=min(KEPT, values.shape[1]),
+                    ),
                     num_outputs=values.shape[1],
                 )
             )
