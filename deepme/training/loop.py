@@ -168,7 +168,7 @@ def _end_epoch(run: Run, stage: Stage, lr: float, clock: _Clock) -> Position:
         val_top1=val_top1,
     )
     run.history.append(epoch)
-    if run.events:
+    if run.events and ranks.is_first():
         run.events.write(run.history)
     task.start(stage)
     run.position = Position(stage=position.stage, epoch=position.epoch + 1)
