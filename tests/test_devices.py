@@ -13,8 +13,10 @@ from deepme.config import MachineSettings
 from deepme.devices import choose_compute, keep_freed_memory
 
 FAULTS = """
-import resource, torch
+import ctypes, resource, torch
 from deepme.devices import keep_freed_memory
+# A threshold that is set stays: left alone it grows, by chance of the heap's layout.
+assert ctypes.CDLL(None).mallopt(-3, 128 * 1024)
 {before}
 for _ in range(60):
     [torch.ones(1_000_000) for _ in range(4)]

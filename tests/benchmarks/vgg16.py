@@ -56,10 +56,11 @@ def make_run(scratch: Path) -> Any:
     import numpy as np
     import torch
 
-    from deepme.config import ExpertSettings
-    from deepme.devices import Compute
+    from deepme.config import ExpertSettings, MachineSettings
+    from deepme.devices import choose_compute
     from deepme.images.unreadable import UnreadableImages
     from deepme.storage.header import Header
+    from deepme.training.classify import new_network
     from deepme.training.expert import ExpertTask
     from deepme.training.run import Run, Stage
 
@@ -67,22 +68,25 @@ def make_run(scratch: Path) -> Any:
     images = scratch / "images"
     images.mkdir()
     split = make_split(images)
+    settings = ExpertSettings(
+        backbone="vgg16",
+        weights="none",
+        image_size=IMAGE_SIZE,
+        batch_size=BATCH_SIZE,
+    )
     task = ExpertTask(
-        ExpertSettings(
-            backbone="vgg16",
-            weights="none",
-            image_size=IMAGE_SIZE,
-            batch_size=BATCH_SIZE,
-        ),
-        Compute(torch.device("cpu"), False),
+        settings,
+        new_network(settings, len(CLASSES), "none"),
+        choose_compute(MachineSettings(device="cpu"), "float32"),
+        image_size=IMAGE_SIZE,
         split=split,
         members=np.array([0, 1]),
-        theta=np.array([[1, 0.5], [0.5, 1]], dtype=np.float32),
         unreadable=UnreadableImages(split.images, BATCH_SIZE, False, 0.0),
         workers=0,
         keep_images=0,
-        weights="none",
         other_rows=np.empty(0, dtype=np.int64),
+        frozen=None,
+        theta=np.array([[1, 0.5], [0.5, 1]], dtype=np.float32),
     )
     return Run(
         label="vgg16",
@@ -118,7 +122,8 @@ def run_part() -> None:
 
     steps: list[float] = []
     checkpoints: list[float] = []
-    loop._step = timed(loop._step, steps)
+    stepper = loop.Stepper
+    stepper.__call__ = timed(stepper.__call__, steps)  # type: ignore[method-assign]
     loop.save = timed(loop.save, checkpoints)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
