@@ -192,7 +192,7 @@ def test_errors_ask_for_the_nearest(line: str, meant: str, invoke: Invoke) -> No
 RESULTS = (
     *("similarity", "cluster", "split", "train-expert", "train-gate", "evaluate"),
     *("plot-accuracy", "train-flat", "train-attention", "route", "run", "compare"),
-    *("predict", "export", "plan", "status", "verify", "demo"),
+    *("extend", "predict", "export", "plan", "report", "status", "verify", "demo"),
 )
 
 

@@ -29,9 +29,6 @@ def identifying_settings(settings: Any) -> dict[str, Any]:
         InputError: `weights` names a file that cannot be read.
     """
     recorded: dict[str, Any] = settings.to_dict()
-    if recorded.get("ema") is None:
-        # What was trained before there was an average is still what it would be.
-        recorded.pop("ema", None)
     weights = settings.weights
     if weights not in ("hub", "none", "flat", "before"):
         try:
