@@ -165,3 +165,18 @@ def test_killed_under_torchrun(untrained: Path, tiny_config: Path, tmp_path: Pat
     errors = [line for line in told.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, told
     assert "another process of this training has ended" in errors[0]
+
+
+def test_torchrun_starts_it(untrained: Path, tiny_config: Path):
+    options = ["--config", tiny_config, "--workspace", untrained, "--warmup-epochs=0"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, "-m", "deepme", "train-flat", *options],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(untrained / "flat/training.json")]
+    assert done.stderr.count("finetune epoch 1/1") == 1

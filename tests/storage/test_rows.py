@@ -58,7 +58,8 @@ def test_streaming_through_a_file_holds_little_of_it(path: Path, apart: bool) ->
         which = np.arange(start, min(start + 256, ROWS))
         read = rows[which if apart else slice(start, start + 256)]
         total += int(read[:, 0].sum())
-        most = max(most, resident(path))
+        if start % 1024 == 0:
+            most = max(most, resident(path))
     assert total == ROWS * (ROWS - 1) // 2
     assert most <= HELD + 2 * 256 * 4096
 

@@ -1,7 +1,7 @@
 """Two processes that train one network come to what one would come to.
 
-They are forks that find torchrun's environment (see `fleet`); one test starts torchrun
-itself.
+They are forks that find torchrun's environment (see `fleet`); tests/faults starts
+torchrun itself.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -222,18 +220,3 @@ class TestTraining:
         first, second = fleet.together(*[work("--batch-size", "1")] * 2)
         assert first.code == second.code == 2
         assert "batches of 1 images for 2 processes" in one_error(first)
-
-
-def test_torchrun_starts_it(untrained: Path, tiny_config: Path):
-    options = ["--config", tiny_config, "--workspace", untrained, "--warmup-epochs=0"]
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", "deepme", "train-flat", *options],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(untrained / "flat/training.json")]
-    assert done.stderr.count("finetune epoch 1/1") == 1
