@@ -101,4 +101,6 @@ def _told(log_p_RN: Tensor, labels_R: Tensor) -> tuple[Tensor, Tensor]:
     told_R = log_p_RN.gather(1, labels_R[:, None])[:, 0] > _NEVER
     if not told_R.any():
         raise ValueError("no image gives its class any probability")
+    if told_R.all():
+        return log_p_RN, labels_R  # as a rule: choosing rows would copy them all
     return log_p_RN[told_R], labels_R[told_R]

@@ -45,15 +45,16 @@ PER_EPOCH = {"train-expert": 2, "train-gate": 2}
 
 
 def killed(world: World, stage: str, job: int, tally: Tally, folder: Path) -> None:
-    """Kill one command some twenty times, now and then three times in a row."""
+    """Strike one command twenty times, now and then three times in a row."""
     options = ["--group", "1"] if stage == "train-expert" else []
     trial = Trial(world, stage, folder, *options, *(OFTEN if stage in KILLS else ()))
-    started = time.monotonic()
     trial.reset()
+    started = time.monotonic()
     assert trial.run().code == 0
     seconds = time.monotonic() - started
-    rng, kills = random.Random(f"{stage} {job}"), 0
-    while kills < EACH:
+    rng, kills, struck = random.Random(f"{stage} {job}"), 0, 0
+    while struck < EACH:
+        assert kills < 10 * EACH, "most kills come too late"
         trial.reset()
         # One in four is killed twice more while it continues.
         chain = rng.choice((1, 1, 1, 3))
@@ -65,6 +66,7 @@ def killed(world: World, stage: str, job: int, tally: Tally, folder: Path) -> No
             child.send(signal.SIGKILL)
             end = child.wait()
             hit = "killed" if end.code == -signal.SIGKILL else "too_late"
+            struck += hit == "killed"
             tally.figures[hit] = tally.figures.get(hit, 0) + 1
             tally.case(
                 f"{stage} {job}, kill {kills}, life {life}",
