@@ -32,7 +32,7 @@ CLASSES, IMAGES, SIZE, GROUPS = 60, 60, 32, 15
 EPOCHS = (5, 20)
 WAYS = ("views", "cache")
 NETWORK = f"""\
-backbone = "vgg_tiny"
+backbone = "vgg_small"
 image-size = {SIZE}
 batch-size = 32
 warmup-lr = 0.1
@@ -141,7 +141,7 @@ def main() -> None:
         packages=PACKAGES,
         figures={
             "setting": {
-                "backbone": "vgg_tiny",
+                "backbone": "vgg_small",
                 "image_size": SIZE,
                 "classes": CLASSES,
                 "images": CLASSES * IMAGES,
