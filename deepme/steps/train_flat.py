@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deepme import ranks
 from deepme.artifacts.expert import SCHEMA
+from deepme.artifacts.split import Split
 from deepme.config import FlatSettings, MachineSettings
-from deepme.devices import choose_compute
+from deepme.devices import Compute, choose_compute
 from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
@@ -75,41 +77,53 @@ def _train(
             return path
         members = np.arange(len(similarity.classes))
         require_images(similarity, split, members, "the class list")
-        frozen = frozen_features(
-            settings,
-            identity.settings,
-            settings.weights,
-            [],
-            workspace,
-            split,
-            compute=compute,
-            machine=machine,
-        )
-        torch.manual_seed(settings.seed)
-        task = ClassifierTask(
-            settings,
-            new_network(settings, len(members), settings.weights),
-            compute,
-            image_size=settings.image_size,
-            split=split,
-            members=members,
-            unreadable=policy_for(split, members, machine),
-            workers=machine.workers,
-            keep_images=machine.keep_images,
-            other_rows=np.empty(0, dtype=np.int64),
-            frozen=frozen,
-        )
+        task = _task(settings, machine, workspace, split, members, identity, compute)
         done = train(
             task, machine, identity, checkpoint, "flat network", ema=settings.ema
         )
-        training = training_of(
-            task,
-            done,
-            group=0,
-            outputs=similarity.classes,
-            backbone=settings.backbone,
-        )
         if ranks.is_first():
+            training = training_of(
+                task,
+                done,
+                group=0,
+                outputs=similarity.classes,
+                backbone=settings.backbone,
+            )
             save_result(workspace, path, identity, task.network, training, beside={})
             remove(checkpoint)
     return path
+
+
+def _task(
+    settings: FlatSettings,
+    machine: MachineSettings,
+    workspace: Workspace,
+    split: Split,
+    members: NDArray[np.int64],
+    identity: Header,
+    compute: Compute,
+) -> ClassifierTask[FlatSettings]:
+    frozen = frozen_features(
+        settings,
+        identity.settings,
+        settings.weights,
+        [],
+        workspace,
+        split,
+        compute=compute,
+        machine=machine,
+    )
+    torch.manual_seed(settings.seed)
+    return ClassifierTask(
+        settings,
+        new_network(settings, len(members), settings.weights),
+        compute,
+        image_size=settings.image_size,
+        split=split,
+        members=members,
+        unreadable=policy_for(split, members, machine),
+        workers=machine.workers,
+        keep_images=machine.keep_images,
+        other_rows=np.empty(0, dtype=np.int64),
+        frozen=frozen,
+    )
