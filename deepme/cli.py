@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +26,7 @@ from deepme.config import (
     SimilaritySettings,
     SplitSettings,
 )
+from deepme.errors import UsageError
 from deepme.options import (
     HERE,
     AsJson,
@@ -39,12 +42,19 @@ from deepme.options import (
     takes_settings,
 )
 from deepme.progress import Verbosity, set_verbosity
+from deepme.torchrun import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deepme.artifacts.selection import SelectionContent
     from deepme.workspace import Workspace
+
+TOGETHER = ("train-flat", "train-expert")
+"""The commands whose work several processes share."""
+
+HEAD_START = 5.0
+"""Seconds in which the first process can say what is wrong before others end."""
 
 app = typer.Typer(
     cls=Commands,
@@ -75,8 +85,31 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+def _require_alone(command: str | None) -> None:
+    """Refuse what each of torchrun's processes would do as a whole; the first says so.
+
+    Raises:
+        UsageError: in the first process.
+        typer.Exit: in the others, with its code.
+    """
+    rank, size = place()
+    if command in TOGETHER or size == 1:
+        return
+    if rank:
+        # torchrun stops all processes once one has ended, also one about to speak.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(HEAD_START)
+        raise typer.Exit(UsageError.exit_code)
+    raise UsageError(
+        f"{command} is started by torchrun in {size} processes, expected one: only "
+        f"{' and '.join(TOGETHER)} share their work",
+        "run it without torchrun",
+    )
+
+
 @app.callback()
 def deepme(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -93,6 +126,7 @@ def deepme(
     artifact there. `deepme demo` shows all of them at work, `deepme status` what is
     there and what to do next.
     """
+    _require_alone(context.invoked_subcommand)
     set_verbosity(Verbosity.NORMAL)
     choose_verbosity(quiet=quiet, verbose=verbose)
 

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepme.errors import RankLost
 from deepme.progress import Verbosity, set_verbosity
+from deepme.torchrun import place
 
 PATIENCE = timedelta(days=7)
 """For work of the first process that the others wait for; its death ends it at once."""
@@ -78,9 +79,10 @@ def joined(timeout: float, device: str) -> Iterator[None]:
 
     Raises:
         RankLost: another process has ended or hangs.
+        UsageError: torchrun's variables are no numbers.
     """
     global _group
-    if _group or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _group or place().size == 1:
         yield
         return
     try:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "deepme"
 # From the ground up.
 FLOORS = (
     ("deepme", "errors", "text"),
-    ("core", "settings", "progress", "storage", "figures", "small_vgg"),
+    ("core", "settings", "progress", "storage", "figures", "small_vgg", "torchrun"),
     ("config", "wordnet", "artifacts", "networks", "ranks"),
     ("workspace", "images", "devices", "config_file", "systems", "taxonomies"),
     ("inference", "recipe", "verifying"),
