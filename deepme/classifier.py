@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class CentreView:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Map a Pillow image of any mode to (3, S, S) uint8."""
-        return torch.from_numpy(centre_view(upright_rgb(image), self.size))
+        return torch.from_numpy(centre_view(np.array(upright_rgb(image)), self.size))
 
 
 class Classifier(nn.Module):

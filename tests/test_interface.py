@@ -96,7 +96,7 @@ class TestTransform:
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         path = tmp_path / "a.png"
         Image.fromarray(pixels).save(path)
-        expected = centre_view(decode(path.read_bytes()), 16)
+        expected = centre_view(np.array(decode(path.read_bytes())), 16)
         with Image.open(path) as image:
             assert np.array_equal(CentreView(16)(image).numpy(), expected)
 

@@ -11,7 +11,6 @@ import multiprocessing
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from deepme.artifacts.split import ImageIndex
 from deepme.images.reading import UnreadableImage, opened, read_bytes
@@ -44,25 +43,25 @@ class KeptImages:
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._lock = multiprocessing.Lock()
 
-    def get(self, row: int) -> Image.Image | None:
-        """The image of a row, if it is kept."""
+    def get(self, row: int) -> NDArray[np.uint8] | None:
+        """The pixels of a row's image, (height, width, 3), if it is kept."""
         end = int(self._end[row])
         if not end:
             return None
         width, height = (int(side) for side in self._size[2 * row : 2 * row + 2])
         raw = memoryview(self._pixels)[end - 3 * width * height : end]
-        return Image.frombytes("RGB", (width, height), raw)
+        return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
-    def put(self, row: int, image: Image.Image) -> None:
-        """Keep an RGB image, if there is room."""
-        raw = image.tobytes()
+    def put(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """Keep the pixels of an RGB image, if there is room."""
+        raw = pixels.tobytes()
         with self._lock:
             end = int(self._used[0]) + len(raw)
             if self._end[row] or end > len(self._pixels):
                 return
             self._used[0] = end
         self._pixels[end - len(raw) : end] = raw
-        self._size[2 * row : 2 * row + 2] = image.size
+        self._size[2 * row : 2 * row + 2] = pixels.shape[1], pixels.shape[0]
         # The lock orders this after the pixels, for whoever sees it.
         with self._lock:
             self._end[row] = end

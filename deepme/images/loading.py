@@ -107,19 +107,19 @@ class ImageDataset(Dataset[Any]):
     def __getitem__(self, sample: Sample) -> tuple[int, NDArray[np.uint8] | str]:
         """Read one view, or the reason why it cannot be read."""
         row, epoch = sample
-        image = self.kept.get(row) if self.kept else None
-        if image is not None:
-            crop = self._crop(image.size, row, epoch)
-            return row, view_of(image, crop, image.size, self.size)
+        pixels = self.kept.get(row) if self.kept else None
+        if pixels is not None:
+            full = pixels.shape[1], pixels.shape[0]
+            return row, view_of(pixels, self._crop(full, row, epoch), full, self.size)
         try:
             with opened(read_bytes(self.images, row)) as picture:
                 crop = self._crop(picture.size, row, epoch)
-                image = picture.decode(crop.shrink(self.size))
+                pixels = picture.pixels(crop.shrink(self.size))
         except UnreadableImage as error:
             return row, str(error)
         if self.kept and self._always_whole(picture.size):
-            self.kept.put(row, image)
-        return row, view_of(image, crop, picture.size, self.size)
+            self.kept.put(row, pixels)
+        return row, view_of(pixels, crop, picture.size, self.size)
 
     def _crop(self, full: tuple[int, int], row: int, epoch: int) -> Crop:
         if epoch == EVALUATION or not self.augment:

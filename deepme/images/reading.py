@@ -4,7 +4,8 @@ What is accepted: JPEG, PNG, WEBP, BMP and GIF (its first frame) of at most 64
 megapixels, turned upright by its EXIF mark and converted to RGB. Everything is decoded
 here, in one try: Pillow opens lazily, and a truncated file only fails when its
 pixels are asked for. A JPEG can be decoded at a half, a quarter or an eighth of its
-size, which skips most of the work (docs/benchmarks/README.md, loader).
+size, which skips most of the work; whole, torchvision decodes it to the same pixels in
+less time (docs/benchmarks/README.md, loader).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from deepme.artifacts.split import ImageIndex
@@ -75,15 +77,17 @@ class Picture:
         size: width and height, upright.
     """
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, raw: bytes, image: Image.Image) -> None:
         """Read the size and the EXIF mark."""
-        self._image = image
+        self._raw, self._image = raw, image
         width, height = image.size
+        mark = image.getexif().get(ExifTags.Base.Orientation, 1)
+        self._upright = mark not in range(2, 9)
         # 5 to 8 lie on their side.
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        turned = mark in (5, 6, 7, 8)
         self.size = (height, width) if turned else (width, height)
 
-    def decode(self, shrink: int = 1) -> Image.Image:
+    def pixels(self, shrink: int = 1) -> NDArray[np.uint8]:
         """Decode all pixels.
 
         Args:
@@ -91,14 +95,38 @@ class Picture:
                 4 or 8. Each of its pixels is about the mean of those it stands for.
 
         Returns:
-            An upright RGB image, a side ⌈size / shrink⌉ where it was decoded smaller.
+            (height, width, 3) uint8, upright RGB; a side is ⌈size / shrink⌉ where it
+            was decoded smaller.
         """
         image = self._image
-        if shrink > 1 and image.format == "JPEG" and image.mode == "RGB":
+        is_jpeg = image.format == "JPEG"
+        if is_jpeg and shrink == 1 and self._upright and image.mode in ("RGB", "L"):
+            decoded = _by_torchvision(self._raw)
+            if decoded is not None:
+                return decoded
+        if is_jpeg and shrink > 1 and image.mode == "RGB":
             width, height = image.size
             # Pillow takes the smallest size that is no less than what is asked for.
             image.draft("RGB", (width // shrink, height // shrink))
-        return upright_rgb(image)
+        return np.array(upright_rgb(image))
+
+
+def _by_torchvision(raw: bytes) -> NDArray[np.uint8] | None:
+    """Decode a JPEG; None where torchvision refuses, and Pillow is to say why.
+
+    Of a damaged file that still decodes libjpeg may write a line to stderr.
+    """
+    # Here, because commands that decode nothing start without torch.
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    encoded = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    try:
+        decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+    pixels: NDArray[np.uint8] = decoded.permute(1, 2, 0).numpy()
+    return pixels
 
 
 @contextmanager
@@ -124,7 +152,7 @@ def opened(raw: bytes) -> Iterator[Picture]:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise UnreadableImage(f"{width}×{height} pixels, more than 64 M")
-                yield Picture(image)
+                yield Picture(raw, image)
     except UnidentifiedImageError as error:
         raise UnreadableImage("not a JPEG, PNG, WEBP, BMP or GIF file") from error
     except (UnreadableImage, MemoryError):
@@ -135,7 +163,7 @@ def opened(raw: bytes) -> Iterator[Picture]:
 
 
 def decode(raw: bytes) -> Image.Image:
-    """Decode an image fully, as `opened` and `Picture.decode` do.
+    """Decode an image fully, as `opened` and `Picture.pixels` do.
 
     Returns:
         An upright RGB image.
@@ -144,7 +172,7 @@ def decode(raw: bytes) -> Image.Image:
         UnreadableImage: empty, of another format, broken or too large.
     """
     with opened(raw) as picture:
-        return picture.decode()
+        return Image.fromarray(picture.pixels())
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

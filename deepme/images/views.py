@@ -74,12 +74,12 @@ def random_crop(width: int, height: int, generator: np.random.Generator) -> Crop
 
 
 def view_of(
-    image: Image.Image, crop: Crop, full: tuple[int, int], size: int
+    pixels: NDArray[np.uint8], crop: Crop, full: tuple[int, int], size: int
 ) -> NDArray[np.uint8]:
     """Scale a part of an image to the network's size.
 
     Args:
-        image: upright and RGB, perhaps decoded smaller than it is.
+        pixels: (height, width, 3), upright RGB, perhaps decoded smaller than it is.
         crop: the part, in pixels of the full image.
         full: width and height of the full image.
         size: S, pixels a side.
@@ -89,42 +89,45 @@ def view_of(
     """
     left, top, right, bottom = crop.box
     width, height = round(right) - round(left), round(bottom) - round(top)
-    if image.size != full:
-        across, down = image.width / full[0], image.height / full[1]
+    decoded = pixels.shape[1], pixels.shape[0]
+    if decoded != full:
+        across, down = decoded[0] / full[0], decoded[1] / full[1]
         box = (left * across, top * down, right * across, bottom * down)
-        view = _scaled(image, box, size)
+        view = _scaled(pixels, box, size)
     elif min(width, height) > size and width * height >= LARGE:
-        view = _scaled_down(image, crop.box, size)
+        view = _scaled_down(pixels, crop.box, size)
     else:
-        view = _scaled(image, crop.box, size)
+        view = _scaled(pixels, crop.box, size)
     return view[:, :, ::-1].copy() if crop.mirrored else view
 
 
-def centre_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Make the view of `centre_crop` from a decoded RGB image, (3, S, S) uint8."""
-    return view_of(image, centre_crop(*image.size), image.size, size)
+def centre_view(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Make the view of `centre_crop`, (3, S, S) uint8, from (height, width, 3) RGB."""
+    full = pixels.shape[1], pixels.shape[0]
+    return view_of(pixels, centre_crop(*full), full, size)
 
 
 def random_view(
-    image: Image.Image, size: int, generator: np.random.Generator
+    pixels: NDArray[np.uint8], size: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Make a view of `random_crop` from a decoded RGB image, (3, S, S) uint8."""
-    return view_of(image, random_crop(*image.size, generator), image.size, size)
+    """Make a view of `random_crop`, (3, S, S) uint8, from (height, width, 3) RGB."""
+    full = pixels.shape[1], pixels.shape[0]
+    return view_of(pixels, random_crop(*full, generator), full, size)
 
 
 def _scaled(
-    image: Image.Image, box: tuple[float, float, float, float], size: int
+    pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: int
 ) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def _scaled_down(
-    image: Image.Image, box: tuple[float, float, float, float], size: int
+    pixels: NDArray[np.uint8], box: tuple[float, float, float, float], size: int
 ) -> NDArray[np.uint8]:
     left, top, right, bottom = map(round, box)
-    pixels = np.array(image.crop((left, top, right, bottom)))
-    part = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    part = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
     # On bytes, in whole numbers: the same on every CPU with any number of threads.
     smaller = functional.interpolate(
         part, (size, size), mode="bilinear", antialias=True

@@ -72,9 +72,9 @@ def test_workers_share_what_one_of_them_has_decoded(images: ImageIndex) -> None:
     kept = KeptImages(len(images), 10**6)
     train(images, kept, 2)
     for row in ROWS.tolist():
-        image = kept.get(row)
-        assert image is not None
-        assert image.size == (12 + row, 10)
+        pixels = kept.get(row)
+        assert pixels is not None
+        assert pixels.shape == (10, 12 + row, 3)
 
 
 def test_there_is_room_if_all_fit(images: ImageIndex) -> None:

@@ -136,8 +136,8 @@ def test_a_view_is_a_function_of_seed_epoch_and_row(images: ImageIndex) -> None:
 def test_without_augmentation_training_sees_the_centre(images: ImageIndex) -> None:
     for batch in train(images, augment=False):
         for row, view in zip(batch.rows.tolist(), batch.inputs, strict=True):
-            image = decode(read_bytes(images, row))
-            assert np.array_equal(view.numpy(), centre_view(image, SIZE))
+            pixels = np.array(decode(read_bytes(images, row)))
+            assert np.array_equal(view.numpy(), centre_view(pixels, SIZE))
 
 
 def test_evaluation_sees_the_centre_in_order(images: ImageIndex) -> None:
@@ -145,7 +145,7 @@ def test_evaluation_sees_the_centre_in_order(images: ImageIndex) -> None:
     batches = list(evaluation_batches(dataset, ROWS, BATCH_SIZE, 0))
     assert [len(batch.rows) for batch in batches] == [4, 4, 2]
     assert rows_of(batches) == ROWS.tolist()
-    expected = centre_view(decode(read_bytes(images, int(ROWS[0]))), SIZE)
+    expected = centre_view(np.array(decode(read_bytes(images, int(ROWS[0])))), SIZE)
     assert np.array_equal(batches[0].inputs[0].numpy(), expected)
 
 

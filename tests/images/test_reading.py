@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from deepme.images import reading
 from deepme.images.index import find_images
 from deepme.images.reading import MAX_BYTES, UnreadableImage, decode, read_bytes
 
@@ -204,6 +205,68 @@ def test_a_damaged_file_is_decoded_or_refused_but_nothing_else(
         damaged[place] = data.draw(st.integers(0, 255))
     with suppress(UnreadableImage):
         assert decode(bytes(damaged)).mode == "RGB"
+
+
+JPEGS = [
+    (mode, options)
+    for mode in ("RGB", "L", "CMYK")
+    for options in (
+        {},
+        {"progressive": True},
+        {"subsampling": 0},
+        {"subsampling": 1, "restart_marker_rows": 1},
+        {"quality": 30, "optimize": True},
+    )
+]
+
+
+class TestDecodedByTorchvision:
+    """It is asked for the time it saves alone: pixels and refusals are Pillow's."""
+
+    def outcomes(
+        self, raw: bytes, patch: pytest.MonkeyPatch
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """With torchvision and without; None where the file is refused."""
+        found = []
+        for ways in ({}, {"_by_torchvision": lambda _: None}):
+            with patch.context() as without:
+                for name, value in ways.items():
+                    without.setattr(reading, name, value)
+                try:
+                    found.append(np.array(decode(raw)))
+                except UnreadableImage:
+                    found.append(None)
+        return found[0], found[1]
+
+    @pytest.mark.parametrize(("mode", "options"), JPEGS)
+    @pytest.mark.parametrize("size", [(64, 64), (37, 21), (1, 9)])
+    def test_whole(self, mode, options, size, monkeypatch):
+        image = noise(64).resize(size).convert(mode)
+        one, other = self.outcomes(encode(image, "JPEG", **options), monkeypatch)
+        assert np.array_equal(one, other)
+
+    @pytest.mark.parametrize("seed", range(60))
+    def test_damaged(self, seed, monkeypatch):
+        rng = np.random.default_rng(seed)
+        mode, options = JPEGS[seed % 10]
+        damaged = bytearray(encode(noise(48).convert(mode), "JPEG", **options))
+        if seed % 3:
+            for place in rng.integers(0, len(damaged), 2):
+                damaged[place] = rng.integers(0, 256)
+        else:
+            del damaged[rng.integers(0, len(damaged)) :]
+        one, other = self.outcomes(bytes(damaged), monkeypatch)
+        assert (one is None) == (other is None)
+        assert one is None or np.array_equal(one, other)
+
+    def test_it_is_asked_for_upright_jpegs_alone(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(reading, "_by_torchvision", asked.append)
+        for raw in (turned(6, "JPEG"), encode(noise()), encode(noise(), "WEBP")):
+            decode(raw)
+        assert not asked
+        decode(encode(noise(), "JPEG"))
+        assert len(asked) == 1
 
 
 class TestReadBytes:
