@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from deepme.artifacts.comparison import Cost
 from deepme.artifacts.expert import Expert
 from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, blank_network
-from deepme.networks import forward_flops
+from deepme.networks import PASSES_A_STEP, forward_flops
 from deepme.recipe import Recipe
 from deepme.storage.tensors import read_tensors
 from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT
@@ -78,8 +78,8 @@ def cost_of(fusion: str, recipe: Recipe, place: Workspace) -> Cost:
 def network_cost(expert: Expert, place: Workspace) -> NetworkCost:
     """Count a network on images.
 
-    A backward pass costs twice the forward pass; in warm-up there is none but the
-    head's. From a cache, warm-up costs one pass and then the head's own.
+    In warm-up there is no backward pass but the head's. From a cache, warm-up costs one
+    pass and then the head's own.
 
     Args:
         expert: an expert, a gate on images, attention or the flat network.
@@ -91,8 +91,9 @@ def network_cost(expert: Expert, place: Workspace) -> NetworkCost:
     warmups = stages.count("warmup")
     warmup = warmups * gflop
     if warmups and expert.origin.header.settings["warmup"] == "cache":
-        warmup = gflop + 3 * warmups * 2 * network.head.weight.numel() / 1e9
-    training = warmup + 3 * (len(stages) - warmups) * gflop
+        head = 2 * network.head.weight.numel() / 1e9
+        warmup = gflop + PASSES_A_STEP * warmups * head
+    training = warmup + PASSES_A_STEP * (len(stages) - warmups) * gflop
     parameters = sum(weight.numel() for weight in network.parameters())
     return NetworkCost(parameters, training * expert.training.images, gflop)
 
@@ -104,5 +105,5 @@ def _gate_cost(gate: Expert, place: Workspace) -> NetworkCost:
     tensors = read_tensors(gate.weights, WEIGHTS_KIND, WEIGHTS_SCHEMA)[1]
     parameters = sum(tensor.numel() for tensor in tensors.values())
     gflop = 2 * parameters / 1e9
-    passes = 3 * len(gate.training.history)
+    passes = PASSES_A_STEP * len(gate.training.history)
     return NetworkCost(parameters, passes * gate.training.images * gflop, gflop)

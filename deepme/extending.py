@@ -21,6 +21,7 @@ from deepme.config import (
 )
 from deepme.costs import network_cost
 from deepme.inference import load_network
+from deepme.networks import PASSES_A_STEP
 from deepme.progress import note
 from deepme.settings import Settings
 from deepme.steps import evaluate, train_attention, train_gate
@@ -29,9 +30,6 @@ from deepme.training.record import save_result
 from deepme.workspace import Workspace
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
-
-_BACKWARD = 3
-"""A training step costs this many forward passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +227,7 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         expert = before.expert(number)
         image = network_cost(expert, before).image
         asked += every * image
-        step = _BACKWARD * image * len(split.rows("train", members))
+        step = PASSES_A_STEP * image * len(split.rows("train", members))
         anew += step * _epochs(expert)
         if number in stages.experts:
             now += step * stages.experts[number].epochs
@@ -237,16 +235,16 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         gate = before.gate()
         step = 0.0
         if stages.gate.input == "images":
-            step = _BACKWARD * every * network_cost(gate, before).image
+            step = PASSES_A_STEP * every * network_cost(gate, before).image
         now += asked + step * stages.gate.epochs
         anew += asked + step * _epochs(gate)
     if stages.attention:
         attention = before.attention()
-        now += asked + _BACKWARD * asked * stages.attention.epochs
-        anew += asked + _BACKWARD * asked * _epochs(attention)
+        now += asked + PASSES_A_STEP * asked * stages.attention.epochs
+        anew += asked + PASSES_A_STEP * asked * _epochs(attention)
     if before.flat_path.exists():
         flat = before.flat()
-        anew += _BACKWARD * every * network_cost(flat, before).image * _epochs(flat)
+        anew += PASSES_A_STEP * every * network_cost(flat, before).image * _epochs(flat)
     return now, anew
 
 

@@ -33,6 +33,9 @@ Attention sees them with length 1: with more it learns too fast and takes the he
 it.
 """
 
+PASSES_A_STEP = 3
+"""Forward passes that a training step costs: the backward pass is worth two."""
+
 
 class Network(nn.Module):
     """A trunk and a linear head; takes pixels as bytes.
