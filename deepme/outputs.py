@@ -6,8 +6,9 @@ They are kept on disk: all logits, or, where the file would be larger than
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from deepme.artifacts.split import Split
 from deepme.config import MachineSettings
 from deepme.core.compact import KEPT
 from deepme.devices import Compute
+from deepme.images.keeping import KeptImages, room_for
 from deepme.images.loading import ImageDataset, evaluation_batches
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import load_network
@@ -54,13 +56,15 @@ def outputs_of_experts(
 ) -> list[Outputs]:
     """Load every expert's outputs on a subset; compute those missing or stale.
 
+    The images are decoded once for all experts, where they fit into memory.
+
     Args:
         workspace: where the experts are.
         groups: the grouping.
         split: the images.
         subset: train, val or test.
         compute: the device.
-        machine: workers, and the policy for unreadable images.
+        machine: workers, room for images, and the policy for unreadable ones.
         with_features: whether the features are needed too.
 
     Returns:
@@ -70,6 +74,12 @@ def outputs_of_experts(
         ArtifactError: an expert is missing or stale.
         InputError: an unreadable image, by the policy.
     """
+
+    @cache
+    def room() -> KeptImages | None:
+        rows = split.rows(subset)
+        return room_for(split.images, rows, gigabytes=machine.keep_images)
+
     return [
         outputs_of(
             expert,
@@ -79,6 +89,7 @@ def outputs_of_experts(
             compute=compute,
             machine=machine,
             with_features=with_features,
+            room=room,
         )
         for expert in [
             workspace.expert(group.number) for group in groups.content.groups
@@ -95,8 +106,13 @@ def outputs_of(
     compute: Compute,
     machine: MachineSettings,
     with_features: bool,
+    room: Callable[[], KeptImages | None] = lambda: None,
 ) -> Outputs:
-    """Load what one network says of all its classes; compute it if need be."""
+    """Load what one network says of all its classes; compute it if need be.
+
+    ``room`` gives room for decoded images that other networks are asked about too; it
+    is called only where something is computed.
+    """
     rows = split.rows(subset)
     path = workspace.outputs_path(subset, expert)
     exact = Header(
@@ -113,11 +129,17 @@ def outputs_of(
     if machine.outputs == "compact":
         wanted = [compact]
     if not _usable(workspace, path, wanted):
-        network = load_network(expert, workspace)
         short = is_compact(len(rows), num_outputs, machine)
         header = compact if short else exact
+        dataset = ImageDataset(
+            split.images,
+            size=expert.training.image_size,
+            augment=False,
+            seed=0,
+            kept=room(),
+        )
         _compute_outputs(
-            expert, network, workspace, split, rows, path, header, compute, machine
+            expert, workspace, split, rows, dataset, path, header, compute, machine
         )
     return load_outputs(path, len(rows), num_outputs)
 
@@ -200,10 +222,10 @@ def _shortened(
 
 def _compute_outputs(
     expert: Expert,
-    network: Network | AttentionNetwork,
     workspace: Workspace,
     split: Split,
     rows: NDArray[np.int64],
+    dataset: ImageDataset,
     path: Path,
     header: Header,
     compute: Compute,
@@ -211,9 +233,7 @@ def _compute_outputs(
 ) -> None:
     training = expert.training
     unreadable = _policy(split, rows, machine)
-    dataset = ImageDataset(
-        split.images, size=training.image_size, augment=False, seed=0
-    )
+    network = load_network(expert, workspace)
     network.to(compute.device)
     with_features = bool(header.settings["features"])
     who = {

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from deepme import outputs
+from deepme.artifacts.split import ImageIndex
 from deepme.config import GateSettings, MachineSettings
 from deepme.errors import ArtifactError, Interrupted
+from deepme.images import loading
+from deepme.images.reading import read_bytes
 from deepme.steps.train_gate import run
 from deepme.training.gate import GateTask
 from deepme.workspace import Workspace
@@ -37,6 +43,16 @@ def times(workspace: Workspace) -> dict[str, int]:
         workspace.name_of(path): path.stat().st_mtime_ns
         for path in sorted((workspace.root / "outputs").rglob("*.h5"))
     }
+
+
+def logits(workspace: Workspace) -> list[np.ndarray]:
+    """What each expert says of the training images."""
+    found = []
+    for number in range(1, workspace.groups().num_groups + 1):
+        path = workspace.outputs_path("train", workspace.expert(number))
+        with h5py.File(path) as file:
+            found.append(file["logits"][()])
+    return found
 
 
 def retrain_expert(workspace: Workspace, number: int, invoke, config: Path) -> None:
@@ -129,6 +145,25 @@ class TestCachedOutputs:
         train(workspace)
         changed = {name for name, at in times(workspace).items() if at != before[name]}
         assert changed == {"outputs/train/02.h5", "outputs/val/02.h5"}
+
+    def test_decode_each_image_once_for_all_experts(self, workspace, monkeypatch):
+        expected = logits(workspace)
+        read: list[int] = []
+
+        def counted(images: ImageIndex, row: int) -> bytes:
+            read.append(row)
+            return read_bytes(images, row)
+
+        monkeypatch.setattr(loading, "read_bytes", counted)
+        rows = workspace.split(workspace.groups().origin).rows("train")
+        for keep, times in ((1.0, 1), (0.0, workspace.groups().num_groups)):
+            shutil.rmtree(workspace.root / "outputs")
+            read.clear()
+            machine = replace(MACHINE, keep_images=keep)
+            train(workspace, input="features", machine=machine)
+            assert [read.count(row) for row in rows] == [times] * len(rows)
+            for found, exact in zip(logits(workspace), expected, strict=True):
+                np.testing.assert_array_equal(found, exact)
 
     def test_are_computed_anew_when_damaged(self, workspace):
         path = workspace.outputs_path("train", workspace.expert(1))
