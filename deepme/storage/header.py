@@ -7,7 +7,7 @@ import json
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,8 @@ class Header:
 
     def to_dict(self) -> dict[str, Json]:
         """The header as plain JSON values."""
-        return asdict(self)
+        # Not asdict: it copies a checkpoint's whole history, value by value.
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 _HEADER = TypeAdapter(Header)

@@ -104,7 +104,12 @@ class ClassifierTask(Generic[S]):
         head = 2 * self.network.head.weight.numel()
         if not self.in_warmup:
             return 3 * self._forward_flops
-        return 3 * head if self.frozen else self._forward_flops + 2 * head
+        return 3 * head if self.is_cached else self._forward_flops + 2 * head
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the stage learns from the frozen trunk's cached features."""
+        return self.frozen is not None and self.in_warmup
 
     def start(self, stage: Stage) -> list[dict[str, Any]]:
         """Warm-up trains the head on a frozen trunk, fine-tuning trains all.
@@ -125,7 +130,7 @@ class ClassifierTask(Generic[S]):
     def batches(self, epochs: range, first_step: int) -> Iterator[Batch]:
         """Stream this process's training views, or the frozen trunk's features."""
         share = Share(ranks.rank(), ranks.size())
-        if self.frozen and self.in_warmup:
+        if self.frozen and self.is_cached:
             return self.frozen.training_batches(
                 self.train_rows,
                 self.settings.batch_size,
@@ -193,7 +198,7 @@ class ClassifierTask(Generic[S]):
     def _validation_batches(self) -> Iterator[Batch]:
         size = self.settings.batch_size
         rows = self.val_rows[ranks.rank() :: ranks.size()]
-        if self.frozen and self.in_warmup:
+        if self.frozen and self.is_cached:
             return self.frozen.validation_batches(rows, size)
         return evaluation_batches(self.dataset, rows, size, self.workers)
 
@@ -201,7 +206,7 @@ class ClassifierTask(Generic[S]):
         """Logits and features of images, or of features that are there already."""
         inputs = self._move(batch.inputs)
         with self.compute.autocast():
-            if self.frozen and self.in_warmup:
+            if self.is_cached:
                 return self.network.of_features(inputs)
             logits_BC, features_Bd = self.network(inputs)
         return logits_BC, features_Bd

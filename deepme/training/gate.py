@@ -143,6 +143,11 @@ class GateTask:
         """Not counted: a gate's step also mixes the votes of all experts."""
         return 0
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the gate learns from the experts' cached features."""
+        return self.settings.input != "images"
+
     def start(self, stage: Stage) -> list[dict[str, Any]]:
         """Train all layers in the gate's one stage."""
         self.network.train()

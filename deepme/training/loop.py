@@ -104,8 +104,11 @@ def _train_stage(
             step.start_epoch()
             clock.start()
         late = time.monotonic() - saved > run.checkpoint_seconds
+        # Saving all weights may take longer than an epoch on a cache.
+        often = not task.is_cached or position.epoch == stage.epochs
+        ended = position.step == 0 and often
         # The first to find that it is time decides for all.
-        if ranks.largest(bool(stopped or position.step == 0 or late)):
+        if ranks.largest(bool(stopped or ended or late)):
             step.settle()
             save(run, optimizer)
             saved = time.monotonic()

@@ -64,6 +64,10 @@ class Task(Protocol):
         """Floating-point operations that an image takes in the stage; 0 if unknown."""
 
     @property
+    def is_cached(self) -> bool:
+        """Whether the stage learns from a cache, in epochs of a second or so."""
+
+    @property
     def network(self) -> nn.Module:
         """What is trained."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 from collections import namedtuple
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from deepme.config import ExpertSettings, FlatSettings, MachineSettings
 from deepme.errors import EnvironmentFault, UsageError
 from deepme.steps import train_expert, train_flat
-from deepme.training import warmup
+from deepme.training import loop, warmup
 from deepme.training.classifier import ClassifierTask
 from deepme.training.expert import ExpertTask
 from deepme.workspace import Workspace
@@ -135,6 +136,19 @@ def test_no_room_for_it(workspace, monkeypatch):
     assert not workspace.features_path("train").exists()
 
 
+@pytest.mark.parametrize(("minutes", "saves"), [(10.0, 1), (1e-9, 6)])
+def test_its_short_epochs_are_saved_by_the_clock_and_in_the_end(
+    workspace, monkeypatch, minutes, saves
+):
+    saved = []
+    monkeypatch.setattr(loop, "save", lambda run, _: saved.append(run.position.epoch))
+    machine = dataclasses.replace(MACHINE, checkpoint_minutes=minutes)
+    given = SETTINGS | {"weights": "flat", "warmup": "cache"}
+    train_expert.run(ExpertSettings(**given), machine, workspace, 1)
+    assert len(saved) == saves
+    assert saved[-1] == SETTINGS["warmup_epochs"]
+
+
 def test_killed_in_warm_up_it_goes_on(workspace):
     train(workspace)
     whole = workspace.expert(1).weights.read_bytes()
@@ -149,7 +163,9 @@ def test_killed_in_warm_up_it_goes_on(workspace):
             return real(task, batch)
 
         ExpertTask.loss = loss  # type: ignore[method-assign]
-        train(workspace)
+        machine = dataclasses.replace(MACHINE, checkpoint_minutes=1e-9)
+        given = SETTINGS | {"weights": "flat", "warmup": "cache"}
+        train_expert.run(ExpertSettings(**given), machine, workspace, 1)
 
     assert in_child(killed).code == -signal.SIGKILL
     assert workspace.expert_path(1).with_name("checkpoint.safetensors").exists()
