@@ -24,7 +24,6 @@ import numpy as np
 from extend import command
 from recording import record
 
-from deepme.artifacts.evaluation import load_evaluation
 from deepme.workspace import Workspace
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
