@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from deepme.errors import (
+    MACHINE,
     DeepmeError,
     EnvironmentFault,
     Interrupted,
@@ -82,16 +82,9 @@ def _torch_error(error: Exception) -> DeepmeError | None:
     return None
 
 
-_MACHINE = {
-    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
-}
-"""What the system may answer to any call: nothing that a program can have wrong."""
-
-
 def _system_error(error: Exception) -> DeepmeError | None:
     """An I/O error where none was looked for, in listing a folder for one."""
-    if not isinstance(error, OSError) or error.errno not in _MACHINE:
+    if not isinstance(error, OSError) or error.errno not in MACHINE:
         return None
     where = f"{error.filename}: " if error.filename else ""
     return EnvironmentFault(

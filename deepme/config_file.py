@@ -24,6 +24,7 @@ from deepme.config import (
 )
 from deepme.errors import InputError
 from deepme.settings import Settings, option_name
+from deepme.storage.given import read_given
 from deepme.text import clean, listing, suggestion
 
 STAGES: tuple[type[Settings], ...] = (
@@ -58,7 +59,7 @@ def load_toml(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None:
         return {}
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(read_given(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(

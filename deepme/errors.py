@@ -14,6 +14,14 @@ Anything else that escapes is a bug of deepme and ends with exit code 1.
 
 from __future__ import annotations
 
+import errno
+
+MACHINE = {
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+}
+"""What the system may answer to any call: nothing that a program can have wrong."""
+
 
 class DeepmeError(Exception):
     """Say what was found and what was expected; `hint` says what to do.

@@ -33,8 +33,10 @@ from deepme.storage.header import (
     class_digest,
     corrupt,
     reading,
+    require_file,
     validated,
 )
+from deepme.storage.json import MAX_BYTES
 from deepme.storage.tensors import read_tensors, write_tensors
 from deepme.text import clean
 
@@ -137,8 +139,9 @@ def load_hub(folder: Path) -> Classifier:
         ArtifactError: missing, corrupt, or weights of another export.
     """
     path = folder / CONFIG
-    with reading(path):
-        raw = path.read_bytes()
+    require_file(path)
+    with reading(path), path.open("rb") as file:
+        raw = file.read(MAX_BYTES)
     try:
         content = json.loads(raw)
         digest = content["deepme"].pop("sha256")

@@ -15,13 +15,13 @@ from typing import Any, TypeVar, cast
 import timm
 import timm.layers
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import deepme.small_vgg  # noqa: F401 - timm then knows vgg_small and others
 from deepme.errors import EnvironmentFault, InputError, UsageError
+from deepme.storage.given import open_given
+from deepme.storage.tensors import read_plain
 from deepme.text import clean, listing
 
 M = TypeVar("M", bound=nn.Module)
@@ -312,13 +312,16 @@ def _load_trunk(trunk: nn.Module, path: Path) -> None:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        _require_stored(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_given(path) as file:
+            if path.suffix == ".safetensors":
+                return read_plain(file)[1]
+            _require_stored(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except EnvironmentFault:
+        raise
     except Exception as error:
         # torch.load ends broken files in pickle, zip, EOF and runtime errors alike.
-        if not isinstance(error, SafetensorError | OSError) and path.is_file():
+        if not isinstance(error, ValueError | OSError):
             reason = f"{type(error).__name__}, no plain weights file"
         else:
             reason = str(error)

@@ -32,7 +32,8 @@ from deepme.storage.atomic import atomic_write, cannot_write, sweep
 from deepme.storage.header import Header, reading
 from deepme.text import clean
 
-LOCK_SECONDS = 3.0
+LOCK_SECONDS = 2.0
+"""A refusal is promised within 3 s; on a busy machine the last sleep takes longer."""
 
 _COMMANDS = {
     "similarity.h5": "deepme similarity --classes SOURCE",
@@ -135,6 +136,11 @@ class Workspace:
     def figure_path(self, name: str) -> Path:
         """A figure."""
         return self.root / "figures" / name
+
+    @property
+    def report_path(self) -> Path:
+        """report.html."""
+        return self.root / "report.html"
 
     def name_of(self, path: Path) -> str:
         """A file's path within the workspace, as headers record it."""

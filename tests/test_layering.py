@@ -54,7 +54,7 @@ KEEPERS = {
     "matplotlib": ("figures", "steps.plot_accuracy", "steps.route", "steps.select"),
     "filelock": ("workspace",),
     "jinja2": ("reporting.page",),
-    "safetensors": ("storage.tensors", "networks"),
+    "safetensors": ("storage.tensors",),
     "h5py": ("storage", "artifacts", "wordnet", "images.matrices"),
     "torch": (
         *("calibrating", "classifier", "core", "devices", "experts", "hub"),

@@ -220,7 +220,7 @@ class TestLocalWeights:
         path = tmp_path / "w.pth"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", b"\0" * 10**6)
-        with pytest.raises(InputError, match=r"cannot read --weights .*ValueError"):
+        with pytest.raises(InputError, match="unpack to more than the file holds"):
             build(weights=path)
 
     def test_tensors_that_are_not_dense(self, tmp_path):

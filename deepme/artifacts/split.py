@@ -7,6 +7,7 @@ million images fit in memory and are shared by the loader's processes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from deepme.storage.hdf5 import (
     write_hdf5,
     write_strings,
 )
-from deepme.storage.header import Header
+from deepme.storage.header import Header, corrupt
 from deepme.text import clean
 
 KIND, SCHEMA = "split", 1
@@ -165,6 +166,36 @@ def save_split(
     return write_hdf5(path, header, fill)
 
 
+def _require_inside(path: Path, images: ImageIndex) -> None:
+    """Refuse paths that lead out of the root, which only a forged file has.
+
+    What is inside a tar file is found by its offset, whatever its name is.
+    """
+    ends, packed = images.path_end, images.path_bytes
+    if np.any(np.diff(ends, prepend=0) <= 0):
+        raise corrupt(path, "the ends of its paths do not ascend")
+    if ends[-1:].sum() != len(packed):
+        raise corrupt(path, "its paths end elsewhere than it says")
+    names = images.archives or [images.path(row) for row in _suspicious(ends, packed)]
+    outside = [name for name in names if _leads_out(name)]
+    if outside:
+        raise corrupt(path, f"{outside[0]!r} leads out of {images.root}")
+
+
+def _suspicious(ends: NDArray[np.int64], packed: NDArray[np.uint8]) -> list[int]:
+    """The few rows of millions whose paths are worth a look of their own."""
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
+    dots = np.array([found.start() for found in _DOTS.finditer(packed.data)], np.int64)
+    nulls = np.flatnonzero(packed == 0)
+    places = np.concatenate([starts[packed[starts] == ord("/")], dots, nulls])
+    return [int(row) for row in np.unique(np.searchsorted(ends, places, "right"))]
+
+
+def _leads_out(name: str) -> bool:
+    return name.startswith("/") or "\0" in name or ".." in name.split("/")
+
+
+_DOTS = re.compile(rb"\.\.")
 _ARRAYS = {
     "path_bytes": np.uint8,
     "path_end": np.int64,
@@ -202,6 +233,7 @@ def load_split(path: Path) -> Split:
         or (archives and images.archive.max() >= len(archives))
     ):
         raise ArtifactError(f"{clean(str(path))} holds labels or subsets out of range")
+    _require_inside(path, images)
     return Split(
         origin=Origin(path, header, sha256),
         images=images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from deepme.errors import InputError
 from deepme.images.index import class_folders
 from deepme.images.parts import split_folders
 from deepme.images.reading import SUFFIXES
+from deepme.storage.given import read_given
 from deepme.text import clean, composed
 
 _HEADER = ("child", "parent")
@@ -44,20 +46,19 @@ def read_hierarchy(path: Path) -> Hierarchy:
 
 def _read_edges(path: Path) -> list[tuple[str, str]]:
     edges: list[tuple[str, str]] = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        for row in reader:
-            cells = [composed(cell.strip()) for cell in row]
-            if not any(cells):
-                continue
-            if len(cells) != 2:
-                raise ValueError(
-                    f"line {reader.line_num:,} has {len(cells)} columns, expected 2"
-                )
-            child, parent = cells
-            is_header = not edges and (child.lower(), parent.lower()) == _HEADER
-            if parent and not is_header:
-                edges.append((child, parent))
+    reader = csv.reader(io.StringIO(read_given(path), newline=""))
+    for row in reader:
+        cells = [composed(cell.strip()) for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) != 2:
+            raise ValueError(
+                f"line {reader.line_num:,} has {len(cells)} columns, expected 2"
+            )
+        child, parent = cells
+        is_header = not edges and (child.lower(), parent.lower()) == _HEADER
+        if parent and not is_header:
+            edges.append((child, parent))
     return edges
 
 

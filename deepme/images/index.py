@@ -23,6 +23,7 @@ from deepme.errors import InputError
 from deepme.images.parts import split_folders
 from deepme.images.reading import SUFFIXES
 from deepme.progress import Advance
+from deepme.storage.given import open_given
 from deepme.text import clean, composed
 
 _MAX_SIZE = 2**32 - 1
@@ -208,7 +209,7 @@ def _tar_entries(
 ) -> Iterator[Entry]:
     own = classes.get(composed(path.name.removesuffix(".tar")))
     try:
-        with tarfile.open(path, "r:") as archive:
+        with open_given(path) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
             for member in archive:
                 # As tar writes a folder's own files; with it the split would differ.
                 name = member.name.removeprefix("./")
@@ -220,7 +221,7 @@ def _tar_entries(
                 else:
                     size = min(member.size, _MAX_SIZE)
                     yield Entry(label, name, number, member.offset_data, size)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(
             f"cannot read {clean(str(path))} as a tar file: {error}",
             "compressed archives allow no random access: unpack it with gunzip first",

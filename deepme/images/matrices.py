@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from deepme.errors import InputError
 from deepme.images.sources import read_classes, require_distinct
+from deepme.storage.given import open_given
 from deepme.storage.hdf5 import plain_dataset
 from deepme.text import clean, composed
 
@@ -18,6 +20,8 @@ _ROUNDING = 1e-6
 MAX_CLASSES = 1_000_000
 MAX_TEXT = 64 * 2**20
 """Bytes of all labels together."""
+MAX_CSV = 2**30
+"""Bytes of a matrix in text: 10,000 classes with nine digits a number."""
 
 
 def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32]]:
@@ -38,8 +42,7 @@ def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32
     readers = {".csv": _read_csv, ".h5": _read_hdf5, ".hdf5": _read_hdf5}
     try:
         if path.suffix == ".npy":
-            # Mapped: a header may declare any size, the file holds what it holds.
-            labels, matrix = _labels_of_npy(path, classes), np.load(path, mmap_mode="r")
+            labels, matrix = _labels_of_npy(path, classes), _mapped(path)
         elif path.suffix in readers:
             if classes:
                 raise InputError(
@@ -68,17 +71,31 @@ def _labels_of_npy(path: Path, classes: str) -> list[str]:
     return read_classes(classes)
 
 
+def _mapped(path: Path) -> NDArray[np.float64]:
+    with open_given(path):
+        # Mapped: a header may declare any size, the file holds what it holds.
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
 def _read_csv(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    labels = header[1:]
-    if [row[0] for row in rows if row] != labels:
+    first_column, rows = [], []
+    with (
+        open_given(path, MAX_CSV) as raw,
+        io.TextIOWrapper(raw, "utf-8", newline="") as file,
+    ):
+        table = csv.reader(file)
+        labels = next(table, [])[1:]
+        # Row by row: as texts the numbers would take eight times the memory.
+        for row in filter(None, table):
+            first_column.append(row[0])
+            rows.append(np.array(row[1:], dtype=np.float64))
+    if first_column != labels:
         raise ValueError("its first column and first row name different labels")
-    return labels, np.array([row[1:] for row in rows], dtype=np.float64)
+    return labels, np.array(rows)
 
 
 def _read_hdf5(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    with h5py.File(path, "r") as file:
+    with open_given(path), h5py.File(path, "r") as file:
         labels = _texts(plain_dataset(file, "label", texts=True))
         matrix = plain_dataset(file, "similarity")
         if matrix.shape != (len(labels), len(labels)):

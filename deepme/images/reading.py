@@ -60,7 +60,8 @@ def _require_size(size: int) -> None:
 
 def _read_part(path: Path, offset: int, size: int) -> bytes:
     _require_size(size)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # A pipe of this name would block for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         raw = os.pread(descriptor, size, offset)
     finally:

@@ -10,7 +10,8 @@ from deepme.core.hierarchy import Hierarchy
 from deepme.errors import InputError, UsageError
 from deepme.images.hierarchies import named_folders
 from deepme.images.index import class_folders
-from deepme.storage.json import MAX_BYTES, parse_strict
+from deepme.storage.given import read_given
+from deepme.storage.json import parse_strict
 from deepme.text import clean, composed, counted, listing, suggestion
 
 # timm's own tables; importing timm would import torch, which takes seconds.
@@ -98,7 +99,7 @@ def _of_path(path: Path, hierarchy: Hierarchy | None) -> list[str]:
 def _indexed(path: Path) -> list[str]:
     """Read the classes of a ``class_to_idx``, by their index."""
     try:
-        table = parse_strict(_text(path))
+        table = parse_strict(read_given(path))
         by_index = {_index(index): composed(name) for name, index in table.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
@@ -119,17 +120,9 @@ def _index(value: object) -> int:
     return int(value)
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-    return raw.decode("utf-8-sig")
-
-
 def _lines(path: Path) -> list[str]:
     try:
-        lines = _text(path).splitlines()
+        lines = read_given(path).splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read the class list {clean(str(path))}: {error}",

@@ -34,7 +34,7 @@ from deepme.storage.header import (
     reading,
     require_file,
 )
-from deepme.storage.sink import SignalsHeld, Sink
+from deepme.storage.sink import SignalsHeld, Sink, Source
 from deepme.text import clean
 
 _BLOCK = 512
@@ -115,6 +115,7 @@ def open_hdf5(
 
     Raises:
         ArtifactError: missing, corrupt, of another kind or layout.
+        EnvironmentFault: the file system refused.
     """
     with _open_checked(path) as (header, file, digest):
         expect(header, path, kind, schema_version)
@@ -135,16 +136,22 @@ def hdf5_header(path: Path) -> tuple[Header, str]:
 def _open_checked(path: Path) -> Iterator[tuple[Header, h5py.File, str]]:
     require_file(path)
     with reading(path):
-        raw = path.open("rb")
-    with raw:
+        source = Source(path)
+    try:
+        with BufferedReader(source) as raw:
+            with reading(path):
+                digest = _check(raw, path)
+            try:
+                file = h5py.File(raw, "r")
+            except OSError as error:
+                raise corrupt(path, "no HDF5 behind the seal") from error
+            with file:
+                yield _header(file, path), file, digest
+    except Exception:
+        # What HDF5 makes of it may have any type: here is what it was.
         with reading(path):
-            digest = _check(raw, path)
-        try:
-            file = h5py.File(raw, "r")
-        except OSError as error:
-            raise corrupt(path, "no HDF5 behind the seal") from error
-        with file:
-            yield _header(file, path), file, digest
+            source.check()
+        raise
 
 
 def _header(file: h5py.File, path: Path) -> Header:
@@ -155,7 +162,7 @@ def _header(file: h5py.File, path: Path) -> Header:
     return parse_header(values, path)
 
 
-def _check(raw: BufferedReader, path: Path) -> str:
+def _check(raw: BufferedReader[Any], path: Path) -> str:
     digest, size = _read_seal(raw, path)
     if size != os.fstat(raw.fileno()).st_size:
         raise corrupt(path, "it was cut short or lengthened")
@@ -292,7 +299,7 @@ def _seal_file(raw: FileIO) -> str:
     return digest
 
 
-def _digest_behind_block(raw: BufferedReader | FileIO) -> str:
+def _digest_behind_block(raw: BufferedReader[Any] | FileIO) -> str:
     raw.seek(_BLOCK)
     return hashlib.file_digest(raw, "sha256").hexdigest()
 
@@ -304,7 +311,7 @@ def _seal(digest: str, size: int) -> bytes:
     )
 
 
-def _read_seal(raw: BufferedReader | FileIO, path: Path) -> tuple[str, int]:
+def _read_seal(raw: BufferedReader[Any] | FileIO, path: Path) -> tuple[str, int]:
     raw.seek(0)
     block = raw.read(_BLOCK)
     try:

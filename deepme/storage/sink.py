@@ -4,6 +4,9 @@ HDF5 does not recover from a write that fails: when the file is closed, or when 
 process ends, it crashes (measured with h5py 3.16 on a full disk: signal 11 at four of
 five points). So it writes through a `Sink`, which keeps the first error to itself until
 HDF5 is done, and `SignalsHeld` keeps Ctrl-C out of the sink's own code.
+
+What HDF5 cannot read it calls a broken file, whatever the reason. So it reads through a
+`Source`, which remembers an error of the file system.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -82,6 +86,49 @@ class Sink(io.RawIOBase):
         except OSError as error:
             self._error = error
         return size
+
+
+class Source(io.FileIO):
+    """A file open for reading that remembers the first error met.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it."""
+        self._error: OSError | None = None
+        super().__init__(path, "rb")
+
+    def check(self) -> None:
+        """Raise the first error met.
+
+        Raises:
+            OSError: the file system refused a read, or the closing.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Read from the position on."""
+        with self._remembered():
+            return self._read(buffer)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._remembered():
+            super().close()
+
+    def _read(self, buffer: Any) -> int | None:
+        return super().readinto(buffer)
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or error
+            raise
 
 
 class SignalsHeld:

@@ -17,8 +17,10 @@ from torch import nn
 from deepme.artifacts.expert import Training, save_training
 from deepme.errors import InputError
 from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA
+from deepme.storage.given import open_given
 from deepme.storage.header import Header
 from deepme.storage.tensors import write_tensors
+from deepme.text import clean
 from deepme.workspace import Workspace
 
 
@@ -32,11 +34,12 @@ def identifying_settings(settings: Any) -> dict[str, Any]:
     weights = settings.weights
     if weights not in ("hub", "none", "flat", "before"):
         try:
-            with Path(weights).open("rb") as file:
+            with open_given(Path(weights)) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise InputError(
-                f"cannot read --weights {weights}: {error.strerror}",
+                f"cannot read --weights {clean(weights)}: {reason}",
                 "expected hub, none, or a .safetensors or .pth file",
             ) from error
         recorded["weights"] = f"sha256:{digest}"

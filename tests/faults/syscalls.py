@@ -3,9 +3,10 @@
 Where `injection.Calls` replaces functions of ``os``, this works below Python: it also
 meets the writes that C makes, in the standard library, HDF5 or safetensors. The child
 is a fork of this process, in which torch is imported. It asks to be traced and sets a
-seccomp filter, so the kernel stops it only at the calls of `NUMBERS`; at each stop this
-process looks whether a file below the folder is meant, and lets the call pass, kills
-the child, or has the call fail without being made. No root is needed; Linux on x86-64.
+seccomp filter, so the kernel stops it only at the calls that are numbered; at each stop
+this process looks whether a file below the folder is meant, and lets the call pass,
+kills the child, or has the call fail without being made. No root is needed; Linux on
+x86-64.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,8 +28,13 @@ NUMBERS = {
     **{257: "openat", 82: "rename", 87: "unlink", 83: "mkdir", 86: "link"},
 }
 """Number on x86-64 -> name; those of the first two rows act on a descriptor."""
-OPENAT, CLOSE = 257, 3
-ON_DESCRIPTORS = {1, 18, 20, 3, 74, 75, 77}
+ALL_NUMBERS = NUMBERS | {
+    **{0: "read", 17: "pread64", 295: "preadv", 5: "fstat", 262: "newfstatat"},
+    **{4: "stat", 217: "getdents64"},
+}
+"""The calls that only look at a file, too."""
+OPENAT, CLOSE, FSTATAT, STAT = 257, 3, 262, 4
+ON_DESCRIPTORS = {1, 18, 20, 3, 74, 75, 77, 0, 17, 295, 5, 217}
 
 _TRACEME, _CONT, _GETREGS, _SETREGS, _SETOPTIONS = 0, 7, 12, 13, 0x4200
 _OPTIONS = 0x100000 | 0x80 | 0x8 | 0x4 | 0x2  # kill with me; seccomp, clone, forks
@@ -61,6 +67,7 @@ class Traced:
         at: the calls to disturb.
         error: the errno they fail with; without one the child is killed.
         reads: number also what changes nothing: opening and closing to read.
+        numbers: the system calls, of `ALL_NUMBERS`.
         rounds: what to disturb after each `next_round` of the child, in place of that.
         look: called before each numbered call, while the child stands still.
     """
@@ -73,6 +80,7 @@ class Traced:
         error: int | None = None,
         *,
         reads: bool = False,
+        numbers: Mapping[int, str] = NUMBERS,
         rounds: Sequence[tuple[range, int | None]] = (),
         look: Callable[[], None] = lambda: None,
     ) -> None:
@@ -82,7 +90,7 @@ class Traced:
         self._output = os.memfd_create("output", 0)
         self._pid = os.fork()
         if not self._pid:
-            _be_traced(work, self._output)
+            _be_traced(work, self._output, numbers)
 
     def wait(self, seconds: float = 120.0) -> ChildEnd:
         """Follow it to its end; one that hangs is killed and fails the test."""
@@ -123,7 +131,9 @@ class Traced:
             return
         if not self._reads and self._only_reads(registers):
             return
-        self.calls.append(f"{NUMBERS[registers.orig_rax]} {path[len(self._folder) :]}")
+        self.calls.append(
+            f"{ALL_NUMBERS[registers.orig_rax]} {path[len(self._folder) :]}"
+        )
         self._look()
         if len(self.calls) not in self._at:
             return
@@ -146,15 +156,22 @@ class Traced:
 
     def _path(self, thread: int, registers: _Registers) -> str:
         """The file a call means; empty for those that read from a descriptor."""
-        place = f"/proc/{self._pid}"
         if registers.orig_rax in ON_DESCRIPTORS:
-            with suppress(OSError):
-                return str(Path(f"{place}/fd/{registers.rdi}").readlink())
-            return ""
-        address = registers.rsi if registers.orig_rax == OPENAT else registers.rdi
-        with open(f"{place}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+            return self._path_of(registers.rdi)
+        second = registers.orig_rax in (OPENAT, FSTATAT)
+        address = registers.rsi if second else registers.rdi
+        with open(f"/proc/{self._pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
             memory.seek(address)
-            return memory.read(4096).split(b"\0", 1)[0].decode(errors="replace")
+            path = memory.read(4096).split(b"\0", 1)[0].decode(errors="replace")
+        if path or registers.orig_rax != FSTATAT:
+            return path
+        # As glibc asks for the state of a descriptor.
+        return self._path_of(registers.rdi)
+
+    def _path_of(self, descriptor: int) -> str:
+        with suppress(OSError):
+            return str(Path(f"/proc/{self._pid}/fd/{descriptor}").readlink())
+        return ""
 
 
 def next_round(folder: Path) -> None:
@@ -168,13 +185,13 @@ def _ptrace(request: int, thread: int, data: int = 0) -> None:
     _libc.ptrace(request, thread, None, data)
 
 
-def _be_traced(work: Callable[[], object], output: int) -> None:
+def _be_traced(work: Callable[[], object], output: int, numbers: Iterable[int]) -> None:
     """The child's life: it never returns into the test."""
     code = 1
     try:
         _libc.ptrace(_TRACEME, 0, None, None)
         os.kill(os.getpid(), signal.SIGSTOP)
-        _set_filter()
+        _set_filter(list(numbers))
         _work(work, output)
         code = 0
     except SystemExit as end:
@@ -183,11 +200,11 @@ def _be_traced(work: Callable[[], object], output: int) -> None:
         os._exit(code)
 
 
-def _set_filter() -> None:
-    """Have the kernel stop this process at the calls of `NUMBERS` and no others."""
-    count = len(NUMBERS)
+def _set_filter(numbers: list[int]) -> None:
+    """Have the kernel stop this process at these calls and no others."""
+    count = len(numbers)
     lines = [struct.pack("HBBI", 0x20, 0, 0, 0)]  # load the call's number
-    for left, number in zip(range(count, 0, -1), NUMBERS, strict=True):
+    for left, number in zip(range(count, 0, -1), numbers, strict=True):
         lines.append(struct.pack("HBBI", 0x15, left, 0, number))  # equal: the last line
     lines.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))  # let it pass
     lines.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FF00000))  # stop for the tracer

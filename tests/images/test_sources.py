@@ -8,7 +8,7 @@ import pytest
 
 from deepme.errors import DeepmeError, InputError, UsageError
 from deepme.images.sources import read_classes, require_distinct
-from deepme.storage.json import MAX_BYTES
+from deepme.storage.given import MAX_BYTES
 
 DOG, CAT, FOX = "n02084071", "n02121620", "n02118333"
 
@@ -125,7 +125,7 @@ def test_a_class_list_that_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(InputError, match="it has more than 67,108,864 bytes"):
+    with pytest.raises(InputError, match="it has 16,777,217 bytes, expected at most"):
         read_classes(str(path))
 
 

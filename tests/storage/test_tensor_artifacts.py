@@ -15,7 +15,13 @@ from safetensors.torch import load_file, save, save_file
 from deepme.errors import ArtifactError, EnvironmentFault
 from deepme.storage import tensors as storage
 from deepme.storage.header import Header, canonical
-from deepme.storage.tensors import read_tensors, tensors_digest, write_tensors
+from deepme.storage.tensors import (
+    _TYPES,
+    read_plain,
+    read_tensors,
+    tensors_digest,
+    write_tensors,
+)
 
 HEADER = Header(
     kind="try", schema_version=1, settings={"seed": 3}, made_from={"a": "b"}
@@ -76,6 +82,14 @@ class TestRoundTrip:
         for name, tensor in read_tensors(path, "try", 1)[1].items():
             assert torch.equal(tensor, views[name])
 
+    def test_of_a_random_state_among_others(self, path: Path):
+        state = torch.Generator().manual_seed(3).get_state()
+        write_tensors(path, HEADER, {"a": torch.zeros(3), "b": state})
+        read = read_tensors(path, "try", 1)[1]["b"]
+        again = torch.Generator().set_state(read)
+        expected = torch.rand(4, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(torch.rand(4, generator=again), expected)
+
     def test_plain_safetensors_opens_it(self, path: Path):
         write_tensors(path, HEADER, TENSORS)
         assert torch.equal(load_file(path)["weight"], TENSORS["weight"])
@@ -101,6 +115,62 @@ class TestRoundTrip:
     def test_digest_covers(self, path: Path, other: dict[str, torch.Tensor]):
         digest = write_tensors(path, HEADER, TENSORS)
         assert write_tensors(path, HEADER, other) != digest
+
+
+def lay_out(**offsets: tuple[list[int], list[int]]) -> bytes:
+    """A safetensors file of eight bytes with these shapes and offsets."""
+    head = {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": places}
+        for name, (shape, places) in offsets.items()
+    }
+    text = json.dumps(head).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(8)
+
+
+class TestPlain:
+    def read(self, path: Path, raw: bytes) -> dict[str, torch.Tensor]:
+        path.write_bytes(raw)
+        with path.open("rb") as file:
+            return read_plain(file)[1]
+
+    @pytest.mark.parametrize("dtype", [*_TYPES.values()], ids=str)
+    def test_every_type_as_safetensors_writes_it(self, path: Path, dtype):
+        tensors = {
+            "a": torch.tensor([[0, 1, 1]]).to(dtype),
+            "b": torch.zeros(0, 2, dtype=dtype),
+            "c": torch.ones((), dtype=dtype),
+        }
+        for name, found in self.read(path, save(tensors)).items():
+            assert found.dtype == dtype
+            assert found.shape == tensors[name].shape
+            raw = [t.reshape(-1).view(torch.uint8) for t in (found, tensors[name])]
+            assert torch.equal(*raw)
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            lay_out(a=([1], [0, 4])),
+            lay_out(a=([2], [4, 12])),
+            lay_out(a=([2], [0, 8]), b=([1], [4, 8])),
+            lay_out(a=([3], [0, 12])),
+            lay_out(a=([3], [0, 8])),
+            lay_out(a=([-2], [0, 8])),
+            lay_out(a=([-1, -2], [0, 8])),
+            lay_out(a=([2], [8, 0])),
+            lay_out(a=([2.0], [0, 8])),
+            lay_out(a=([True, 2], [0, 8])),
+            lay_out(a=([2], [0, 8, 8])),
+            lay_out(a=("2", [0, 8])),
+            lay_out(a=([2**40], [0, 2**42])),
+            lay_out(a=([2], [0, 8])) + b"more",
+            lay_out(a=([2], [0, 8]))[:-1],
+            lay_out(a=([2], [0, 8])).replace(b"F32", b"F99"),
+            lay_out(a=([2], [0, 8])).replace(b"shape", b"shapf"),
+        ],
+    )
+    def test_a_layout_that_is_none(self, path: Path, raw: bytes):
+        with pytest.raises(ValueError, match=r"^its (head|tensors) "):
+            self.read(path, raw)
 
 
 class TestWrongFile:
@@ -208,7 +278,7 @@ class TestWrongFile:
     def test_that_may_not_be_opened(self, path: Path, monkeypatch: pytest.MonkeyPatch):
         write_tensors(path, HEADER, TENSORS)
 
-        def refuse(self: Path, *_: object) -> None:
+        def refuse(self: Path, *_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied", str(self))
 
         monkeypatch.setattr(Path, "open", refuse)
