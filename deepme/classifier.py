@@ -27,7 +27,12 @@ ANSWERERS = ("gate", "attention", "flat")
 
 
 class ClassName(NamedTuple):
-    """A class: its id, as folders and artifacts have it, and its name for people."""
+    """A class.
+
+    Attributes:
+        label: its id, as folders and artifacts have it.
+        name: for people.
+    """
 
     label: str
     name: str
@@ -93,7 +98,13 @@ class Classifier(nn.Module):
         return CentreView(self.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 3, S, S) uint8 images to logits (B, N) float32.
+        """Map images to logits.
+
+        Args:
+            images: (B, 3, S, S) uint8, as `transform` makes them.
+
+        Returns:
+            (B, N) float32.
 
         Raises:
             TypeError: images of another type than uint8.

@@ -118,7 +118,14 @@ class Mixture(nn.Module):
         return self.top is not None or self.least > 0
 
     def votes(self, images: Tensor) -> list[Tensor]:
-        """What each expert says by itself: T tensors (B, C_t), f_t."""
+        """Ask each expert by itself.
+
+        Args:
+            images: (B, 3, S, S) uint8.
+
+        Returns:
+            f_t: T tensors (B, C_t) float32.
+        """
         return [
             self._probabilities(t, self._ask(expert, images)[0])
             for t, expert in enumerate(self.experts)

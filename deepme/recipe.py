@@ -20,7 +20,19 @@ from deepme.systems import NEEDS_FLAT, NEEDS_GATE, NEEDS_NO_EXPERT
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings of every stage."""
+    """The settings of every stage.
+
+    Attributes:
+        similarity: of the class list and Θ.
+        cluster: of the groups.
+        split: of the subsets.
+        flat: of the network over all classes.
+        expert: of the experts.
+        gate: of the gate.
+        attention: of the attention over all experts.
+        evaluate: of what is measured.
+        machine: of devices, processes and unreadable images.
+    """
 
     similarity: SimilaritySettings
     cluster: ClusterSettings

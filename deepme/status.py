@@ -66,6 +66,7 @@ def status(workspace: Workspace) -> Status:
         *_optional(workspace, "train-attention", workspace.attention_path),
         _evaluations(workspace),
         _figures(workspace),
+        _report(workspace),
     ]
     due = [stage.command for stage in stages if stage.state != "done"]
     return Status(
@@ -178,15 +179,25 @@ def _evaluations(workspace: Workspace) -> StageStatus:
 
 
 def _figures(workspace: Workspace) -> StageStatus:
-    """Figures carry no lineage: they are stale when an evaluation is younger."""
-    drawn = [p.stat().st_mtime for p in (workspace.root / "figures").glob("*.png")]
-    results = [
-        p.stat().st_mtime for p in (workspace.root / "evaluation").glob("*.json")
-    ]
-    state, told = "done", counted(len(drawn), "figure")
-    if not drawn:
+    drawn = sorted((workspace.root / "figures").glob("*.png"))
+    return _drawn(workspace, "plot-accuracy", drawn, counted(len(drawn), "figure"))
+
+
+def _report(workspace: Workspace) -> StageStatus:
+    page = workspace.report_path
+    return _drawn(workspace, "report", [page] if page.exists() else [], page.name)
+
+
+def _drawn(
+    workspace: Workspace, stage: str, files: list[Path], told: str
+) -> StageStatus:
+    """What carries no lineage: it is stale when an evaluation is younger."""
+    evaluations = (workspace.root / "evaluation").glob("*.json")
+    results = [path.stat().st_mtime for path in evaluations]
+    state = "done"
+    if not files:
         state, told = "missing", ""
-    elif results and max(results) > min(drawn):
+    elif results and max(results) > min(path.stat().st_mtime for path in files):
         state, told = "stale", "an evaluation is younger"
-    command = "" if state == "done" else "deepme plot-accuracy"
-    return StageStatus(stage="plot-accuracy", state=state, told=told, command=command)
+    command = "" if state == "done" else f"deepme {stage}"
+    return StageStatus(stage=stage, state=state, told=told, command=command)

@@ -18,6 +18,7 @@ SEVEN = [
     *("similarity", "cluster", "split", "train-expert", "train-gate"),
     *("evaluate", "plot-accuracy"),
 ]
+EVERY = [*SEVEN, "report"]
 
 
 def states(found: Status) -> dict[str, str]:
@@ -30,7 +31,7 @@ def told(found: Status, stage: str) -> str:
 
 def test_of_nothing_everything_is_missing(tmp_path: Path) -> None:
     found = status(Workspace(tmp_path / "none"))
-    assert states(found) == dict.fromkeys(SEVEN, "missing")
+    assert states(found) == dict.fromkeys(EVERY, "missing")
     assert found.next == "deepme similarity --classes SOURCE"
     assert not (tmp_path / "none").exists()
 
@@ -38,9 +39,10 @@ def test_of_nothing_everything_is_missing(tmp_path: Path) -> None:
 def test_of_a_finished_workspace_all_is_done_and_nothing_changed(
     tiny_workspace: Path,
 ) -> None:
+    (tiny_workspace / "report.html").touch()
     before = snapshot(tiny_workspace)
     found = status(Workspace(tiny_workspace))
-    assert states(found) == dict.fromkeys(SEVEN, "done")
+    assert states(found) == dict.fromkeys(EVERY, "done")
     assert found.next == "deepme predict IMAGES"
     assert told(found, "similarity") == "12 classes"
     assert told(found, "split") == "144 images"
@@ -76,9 +78,9 @@ def test_a_change_above_makes_all_below_stale(
     ended = invoke("cluster", "--T", 2, "--config", tiny_config, "-w", tiny_workspace)
     assert ended.code == 0, ended.stderr
     found = status(Workspace(tiny_workspace))
-    assert states(found) == dict.fromkeys(SEVEN, "done") | dict.fromkeys(
-        ("train-expert", "train-gate", "evaluate"), "stale"
-    )
+    stale = dict.fromkeys(("train-expert", "train-gate", "evaluate"), "stale")
+    expected = dict.fromkeys(SEVEN, "done") | stale | {"report": "missing"}
+    assert states(found) == expected
     assert "groups.json has changed since it was made" in told(found, "train-expert")
     assert found.next == "deepme train-expert --group all"
 
@@ -109,12 +111,29 @@ def test_a_damaged_file_a_checkpoint_and_an_old_figure(tiny_workspace: Path) -> 
     assert states(found)["plot-accuracy"] == "stale"
 
 
+def test_a_report_is_missing_then_done_then_stale(
+    tiny_workspace: Path, invoke: Invoke
+) -> None:
+    def now() -> tuple[str, str, str]:
+        found = status(Workspace(tiny_workspace))
+        return states(found)["report"], told(found, "report"), found.next
+
+    assert now() == ("missing", "", "deepme report")
+    assert invoke("report", "-w", tiny_workspace).code == 0
+    assert now() == ("done", "report.html", "deepme predict IMAGES")
+    evaluation = tiny_workspace / "evaluation" / "deepme.json"
+    later = (tiny_workspace / "report.html").stat().st_mtime + 1
+    for path in (evaluation, *(tiny_workspace / "figures").glob("*.png")):
+        os.utime(path, (later, later))
+    assert now() == ("stale", "an evaluation is younger", "deepme report")
+
+
 def test_the_command_prints_a_table_or_json(
     finished_workspace: Path, invoke: Invoke
 ) -> None:
     ended = invoke("status", "-w", finished_workspace)
     assert "3 of 3 experts" in ended.stdout
-    assert ended.stdout.splitlines()[-1] == "next: deepme predict IMAGES"
+    assert ended.stdout.splitlines()[-1] == "next: deepme report"
     found = json.loads(invoke("status", "--json", "-w", finished_workspace).stdout)
-    assert [stage["stage"] for stage in found["stages"]] == SEVEN
-    assert found["next"] == "deepme predict IMAGES"
+    assert [stage["stage"] for stage in found["stages"]] == EVERY
+    assert found["next"] == "deepme report"

@@ -102,7 +102,7 @@ class TestTerminal:
         shown = at_terminal("status", "-w", finished_workspace, columns=40)
         lines = [line.rstrip() for line in shown.splitlines()]
         assert lines[:3] == ["stage  similarity", "state  done", "12 classes"]
-        assert lines[-1] == "next: deepme predict IMAGES"
+        assert lines[-1] == "next: deepme report"
         assert max(map(len, lines)) <= 40
 
     @pytest.mark.parametrize("columns", [30, 40, 60, 80, 120])

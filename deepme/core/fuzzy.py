@@ -17,7 +17,14 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 
 class FuzzyPartition(NamedTuple):
-    """What fuzzy c-means ended with; the memberships belong to these centres."""
+    """What fuzzy c-means ended with; the memberships belong to these centres.
+
+    Attributes:
+        memberships_NT: (N, T) float64, rows sum to one.
+        centers_Td: (T, d) float64.
+        n_iter: iterations made.
+        converged: whether the memberships came to rest before the last one allowed.
+    """
 
     memberships_NT: FloatArray
     centers_Td: FloatArray

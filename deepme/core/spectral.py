@@ -35,7 +35,13 @@ _ZERO_EIGENVALUE = 1e-6  # float32's accuracy, where S's largest eigenvalue is 1
 
 
 class Spectrum(NamedTuple):
-    """The T leading eigenpairs of S, largest eigenvalue first, in float64."""
+    """The T leading eigenpairs of S, largest eigenvalue first, in float64.
+
+    Attributes:
+        eigenvectors_NT: (N, T), of length one.
+        eigenvalues_T: (T,), at most 1.
+        inv_sqrt_degree_N: (N,), the diagonal of D^(−1/2).
+    """
 
     eigenvectors_NT: FloatArray
     eigenvalues_T: FloatArray

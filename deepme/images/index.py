@@ -31,7 +31,15 @@ _MAX_SIZE = 2**32 - 1
 
 
 class Entry(NamedTuple):
-    """One image as found on disk."""
+    """One image as found on disk.
+
+    Attributes:
+        label: position of its class in the class list.
+        path: relative to the root; inside a tar file, the member's name.
+        archive: which of the tar files, 0 without any.
+        offset: first byte inside the tar file.
+        size: bytes.
+    """
 
     label: int
     path: str

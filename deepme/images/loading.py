@@ -30,7 +30,12 @@ EVALUATION = -1
 
 
 class Share(NamedTuple):
-    """Which part of every batch a process sees, counted from 0, and of how many."""
+    """Which part of every batch a process sees.
+
+    Attributes:
+        number: of the part, counted from 0.
+        of: how many parts there are.
+    """
 
     number: int
     of: int
@@ -40,7 +45,12 @@ WHOLE = Share(0, 1)
 
 
 class Sample(NamedTuple):
-    """Which image, and the view of which epoch."""
+    """Which image, and which view of it.
+
+    Attributes:
+        row: of the image in the split.
+        epoch: whose view it is, or `EVALUATION`.
+    """
 
     row: int
     epoch: int

@@ -56,7 +56,8 @@ def read_matrix(path: Path, classes: str) -> tuple[list[str], NDArray[np.float32
             )
     except (OSError, ValueError, KeyError, EOFError, csv.Error) as error:
         raise InputError(
-            f"cannot read --matrix {clean(str(path))}: {clean(str(error))}"
+            f"cannot read --matrix {clean(str(path))}: {clean(str(error))}",
+            "expected a number for each pair of labels, in rows and columns",
         ) from error
     labels = [composed(label) for label in labels]
     require_distinct(labels, str(path))

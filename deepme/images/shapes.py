@@ -23,7 +23,13 @@ GLASS: Colour = (178, 214, 226)
 
 
 class Coat(NamedTuple):
-    """The colours of one thing in one picture."""
+    """The colours of one thing in one picture.
+
+    Attributes:
+        body: of most of it.
+        dark: of what lies in shadow.
+        light: of what lies in the light.
+    """
 
     body: Colour
     dark: Colour

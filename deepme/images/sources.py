@@ -109,7 +109,8 @@ def _indexed(path: Path) -> list[str]:
     if sorted(by_index) != list(range(len(table))):
         raise InputError(
             f"{clean(str(path))} has other indices than 0 to {len(table) - 1:,}, each "
-            "once"
+            "once",
+            "number the classes from 0",
         )
     return [by_index[index] for index in range(len(table))]
 

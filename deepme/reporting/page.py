@@ -51,7 +51,7 @@ def run(workspace: Workspace, *, out: Path | None = None) -> Path:
         EnvironmentFault: the file cannot be written.
     """
     page = render(load_sources(workspace))
-    path = out or workspace.root / "report.html"
+    path = out or workspace.report_path
     held = workspace.lock() if out is None else nullcontext()
     with held, atomic_write(path) as file:
         file.write(page.encode())

@@ -15,6 +15,9 @@ class AttentionTask(ClassifierTask[AttentionSettings]):
 
     Args:
         arguments: as for `ClassifierTask`, with an `AttentionNetwork`.
+
+    Attributes:
+        network: what is trained.
     """
 
     network: AttentionNetwork

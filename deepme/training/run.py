@@ -55,7 +55,11 @@ class Loss(NamedTuple):
 
 
 class Task(Protocol):
-    """What differs between training an expert and training the gate."""
+    """What differs between training an expert and training the gate.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch.
+    """
 
     steps_per_epoch: int
 
@@ -138,6 +142,8 @@ class Run:
         accumulate: micro-batches that a batch is computed in.
         average: of the weights over the steps, which then is the result.
         events: where TensorBoard is told of every epoch, if it is.
+        history: the epochs made.
+        position: the next step.
     """
 
     label: str

@@ -19,14 +19,14 @@ from deepme.storage.hdf5 import open_hdf5, write_hdf5
 from deepme.storage.header import Header
 from deepme.storage.json import read_json, write_json
 from deepme.storage.tensors import read_tensors, write_tensors
-from deepme.workspace import LOCK_SECONDS, Workspace
+from deepme.workspace import Workspace
 
 TIER = "concurrent writers and readers"
 RUNS = 20
 """Second writers of each command."""
 LOOPS = 1000
-ALLOWED = 0.5
-"""Seconds beyond the three that a process may sleep longer, on a busy machine."""
+PROMISED = 3.0
+"""Seconds from the first try of the lock to the refusal."""
 
 
 def timed(work: Callable[[], None]) -> Callable[[], None]:
@@ -89,7 +89,7 @@ def test_the_second_is_refused(
             f"{stage}, writer {number}",
             one_error(end, 3),
             "" if f"is in use by pid {holder.pid} on " in end.output else "no holder",
-            "" if slowest < LOCK_SECONDS + ALLOWED else f"it waited {slowest} s",
+            "" if slowest <= PROMISED else f"it waited {slowest} s",
             output=end.output,
         )
     tally.case(f"{stage}: nothing", "" if snapshot(root) == before else "written")
