@@ -28,13 +28,13 @@ def deepme(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "deepme", *arguments]
 
 
-def make_images(root: Path, workspace: Path) -> None:
+def make_images(root: Path, workspace: Path, *, per_class: int) -> None:
     """Fill one folder a class of the workspace, names as ImageNet's."""
     groups = json.loads((workspace / "groups.json").read_text())
     for wnid in groups["content"]["classes"]:
         folder = root / wnid
         folder.mkdir(parents=True)
-        for number in range(IMAGES_PER_CLASS):
+        for number in range(per_class):
             (folder / f"{wnid}_{number:05d}.JPEG").write_bytes(b"x")
 
 
@@ -46,7 +46,7 @@ def measure_split() -> dict[str, Any]:
             subprocess.run(
                 deepme(*arguments, *where), check=True, stdout=subprocess.DEVNULL
             )
-        make_images(images, workspace)
+        make_images(images, workspace, per_class=IMAGES_PER_CLASS)
         command = deepme("split", "--data", str(images), "--json", *where)
         measured, printed = measure(command)
         report = json.loads(printed)

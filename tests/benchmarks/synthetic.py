@@ -23,7 +23,7 @@ from deepme.storage.header import Header
 from deepme.workspace import Workspace
 
 FEATURES = 16
-POOL = 2**22
+POOL = 2**20
 
 
 def machine(form: str) -> MachineSettings:
@@ -111,12 +111,10 @@ class Drawn:
 
     def blocks(self, labels: np.ndarray) -> Iterator[outputs.Batch]:
         """Give logits and features in batches."""
+        rows = np.lib.stride_tricks.sliding_window_view(self.pool, self.num_outputs)
         for start in range(0, len(labels), outputs.BATCH_SIZE):
             some = labels[start : start + outputs.BATCH_SIZE]
-            logits = np.empty((len(some), self.num_outputs), np.float32)
-            for row in logits:
-                place = self.rng.integers(0, POOL - self.num_outputs)
-                row[:] = self.pool[place : place + self.num_outputs]
+            logits = rows[self.rng.integers(0, len(rows), len(some))]
             place = self.position[some]
             known = np.flatnonzero(place >= 0)
             logits[known, place[known]] = self.rng.normal(7, 2, len(known))
