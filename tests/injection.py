@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -42,11 +43,12 @@ class Child:
     """A fork of this process that does some work; `SystemExit` gives its exit code."""
 
     def __init__(self, work: Callable[[], object]) -> None:
-        self._reader, writer = os.pipe()
+        # Not a pipe: a child that says much would wait for someone to read it.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by wait
         context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_work, args=(work, writer), daemon=True)
+        given = (work, self._output.fileno())
+        self._process = context.Process(target=_work, args=given, daemon=True)
         self._process.start()
-        os.close(writer)
 
     @property
     def pid(self) -> int:
@@ -66,8 +68,9 @@ class Child:
         if hangs:
             self._process.kill()
             self._process.join()
-        with os.fdopen(self._reader) as reader:
-            output = reader.read()
+        with self._output:
+            self._output.seek(0)
+            output = self._output.read().decode(errors="replace")
         code = self._process.exitcode
         self._process.close()
         assert not hangs, f"the child hung for {seconds:g} s\n{output}"
