@@ -17,9 +17,10 @@ import os
 import resource
 import signal
 import sys
-import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +44,12 @@ class Child:
     """A fork of this process that does some work; `SystemExit` gives its exit code."""
 
     def __init__(self, work: Callable[[], object]) -> None:
-        # Not a pipe: a child that says much would wait for someone to read it.
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by wait
+        # Not a file: a limit on the size of files would be one on the output too.
+        self._reader, writer = os.pipe()
         context = multiprocessing.get_context("fork")
-        given = (work, self._output.fileno())
-        self._process = context.Process(target=_work, args=given, daemon=True)
+        self._process = context.Process(target=_work, args=(work, writer), daemon=True)
         self._process.start()
+        os.close(writer)
 
     @property
     def pid(self) -> int:
@@ -63,19 +64,33 @@ class Child:
 
     def wait(self, seconds: float = 60.0) -> ChildEnd:
         """Wait for the end; a child that hangs is killed and fails the test."""
-        self._process.join(seconds)
+        deadline = time.monotonic() + seconds
+        output = self._read_until(deadline)
+        # Its end of the sentinel closes a moment before it is gone.
+        self._process.join(max(1.0, deadline - time.monotonic()))
         hangs = self._process.is_alive()
         if hangs:
             self._process.kill()
-            self._process.join()
-        with self._output:
-            self._output.seek(0)
-            output = self._output.read().decode(errors="replace")
+        self._process.join()
+        with os.fdopen(self._reader, "rb") as reader:
+            output += reader.read()
         code = self._process.exitcode
         self._process.close()
-        assert not hangs, f"the child hung for {seconds:g} s\n{output}"
+        text = output.decode(errors="replace")
+        assert not hangs, f"the child hung for {seconds:g} s\n{text}"
         assert code is not None
-        return ChildEnd(code, output)
+        return ChildEnd(code, text)
+
+    def _read_until(self, deadline: float) -> bytes:
+        """Read what it says until it ends: it would wait where the pipe is full."""
+        said = b""
+        while (left := deadline - time.monotonic()) > 0:
+            ready = wait([self._reader, self._process.sentinel], left)
+            if self._process.sentinel in ready:
+                break
+            if ready:
+                said += os.read(self._reader, 1 << 16)
+        return said
 
 
 def _work(work: Callable[[], object], writer: int) -> None:

@@ -47,7 +47,7 @@ KNOWS = {"config": ("settings", "errors", "text"), "figures": ("text",)}
 # Who may import what is heavy, or belongs to one task only.
 KEEPERS = {
     "timm": ("networks", "small_vgg", "training.record"),
-    "torchvision": ("networks", "training.record"),
+    "torchvision": ("images.reading", "networks", "training.record"),
     "nltk": ("wordnet.nltk_reader",),
     "typer": ("cli", "cli_beside", "cli_errors", "cli_whole", "options"),
     "rich": ("progress", "tables"),
@@ -59,7 +59,7 @@ KEEPERS = {
     "torch": (
         *("calibrating", "classifier", "core", "devices", "experts", "hub"),
         *("images.loading", "inference", "mixture", "networks", "onnx_graph"),
-        *("outputs", "images.views"),
+        *("outputs", "images.reading", "images.views"),
         *(
             "planning",
             "predicting",

@@ -26,6 +26,7 @@ from deepme.images.loading import (
 )
 from deepme.images.unreadable import UnreadableImages
 from deepme.networks import (
+    PASSES_A_STEP,
     AttentionNetwork,
     Network,
     forward_flops,
@@ -100,11 +101,13 @@ class ClassifierTask(Generic[S]):
 
     @property
     def flops(self) -> int:
-        """Operations of an image: a backward pass takes twice those of a forward."""
+        """Operations of an image in a step of this stage."""
         head = 2 * self.network.head.weight.numel()
         if not self.in_warmup:
-            return 3 * self._forward_flops
-        return 3 * head if self.is_cached else self._forward_flops + 2 * head
+            return PASSES_A_STEP * self._forward_flops
+        if self.is_cached:
+            return PASSES_A_STEP * head
+        return self._forward_flops + (PASSES_A_STEP - 1) * head
 
     @property
     def is_cached(self) -> bool:
