@@ -26,7 +26,10 @@ from deepme.storage.atomic import atomic_write
 from deepme.storage.header import Header
 from deepme.workspace import Workspace
 
-LEAST = (0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
+LEAST = (
+    *(0.5, 0.4, 0.3, 0.25, 0.2, 0.17, 0.15, 0.13, 0.12, 0.11, 0.1),
+    *(0.09, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01),
+)
 """Weights tried as the smallest that asks an expert."""
 
 

@@ -1,12 +1,14 @@
 """Measure how few of 15 experts an image needs to be shown to.
 
-    python tests/benchmarks/routing.py
+    python tests/benchmarks/routing.py [--workspace WORKSPACE]
 
 Pictures of 60 classes are drawn (tests/benchmarks/pictures.py); the seven commands
 train 15 experts and a gate, `deepme route` chooses a route on validation images, and
 `deepme evaluate` measures it on test images beside asking all experts. ``routes`` is
 the curve on validation images. The pictures are easy: with 99 % right, one expert is
-enough, and little is said of harder ones. Writes docs/benchmarks/routing.json.
+enough, and little is said of harder ones. Writes docs/benchmarks/routing.json. With
+--workspace the same is measured on a mixture that is trained already, on whatever
+images it has learned, and written to routing-real.json.
 """
 
 from __future__ import annotations
@@ -23,7 +25,17 @@ import warmup_cache
 from pictures import deepme
 from recording import record
 
+from deepme.workspace import Workspace
+
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
+IMAGES, SIZE = 60, 32
+NETWORK = f"""\
+backbone = "vgg_small"
+image-size = {SIZE}
+batch-size = 32
+warmup-lr = 0.1
+warmup-lr-end = 0.01
+"""
 CONFIG = f"""\
 [cluster]
 T = {warmup_cache.GROUPS}
@@ -34,7 +46,7 @@ val = 0.25
 test = 0.25
 
 [train-flat]
-{warmup_cache.NETWORK}
+{NETWORK}
 weights = "none"
 warmup-epochs = 0
 epochs = 15
@@ -42,7 +54,7 @@ lr = 0.05
 lr-end = 0.002
 
 [train-expert]
-{warmup_cache.NETWORK}
+{NETWORK}
 weights = "flat"
 warmup-epochs = 0
 epochs = 10
@@ -70,12 +82,16 @@ def as_json(*arguments: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
-def measure(root: Path) -> dict[str, Any]:
-    """Train, choose a route and evaluate it."""
-    warmup_cache.CONFIG = CONFIG
-    common = warmup_cache.prepare(root)
+def train(root: Path) -> list[str | Path]:
+    """Make a mixture on drawn pictures; return the options for more."""
+    common = warmup_cache.prepare(root, CONFIG, per_class=IMAGES, size=SIZE)
     deepme("train-expert", "--group", "all", *common)
     deepme("train-gate", *common)
+    return common
+
+
+def measure(common: list[str | Path]) -> dict[str, Any]:
+    """Choose a route and evaluate it."""
     routing = as_json("route", *common)
     best = routing["routes"][routing["chosen"]]
     options = ["--route-least", best["least"]]
@@ -104,25 +120,47 @@ def measure(root: Path) -> dict[str, Any]:
     return {"test": found, "routing": comparison, "routes": routes}
 
 
+def of_workspace(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Setting and figures of a mixture that is trained already."""
+    workspace = Workspace(root)
+    groups = workspace.groups()
+    split = workspace.split(groups.origin)
+    training = workspace.expert(1).training
+    setting = {
+        "backbone": training.backbone,
+        "image_size": training.image_size,
+        "classes": split.num_classes,
+        "images": len(split.images),
+        "experts": len(groups.members),
+    }
+    return setting, measure(["-w", root, "--device", "cpu", "--threads", "1"])
+
+
+def of_drawn_pictures() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Setting and figures of a mixture that is trained for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(train(Path(folder)))
+    setting = {
+        "backbone": "vgg_small",
+        "image_size": SIZE,
+        "classes": warmup_cache.CLASSES,
+        "images": warmup_cache.CLASSES * IMAGES,
+        "experts": warmup_cache.GROUPS,
+    }
+    return setting, figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder))
+    parser.add_argument("--workspace", type=Path, help="of a trained mixture")
+    trained = parser.parse_args().workspace
+    setting, figures = of_workspace(trained) if trained else of_drawn_pictures()
+    given = " --workspace WORKSPACE" if trained else ""
     record(
-        "routing",
-        command="python tests/benchmarks/routing.py",
+        "routing-real" if trained else "routing",
+        command=f"python tests/benchmarks/routing.py{given}",
         packages=PACKAGES,
-        figures={
-            "setting": {
-                "backbone": "vgg_small",
-                "image_size": warmup_cache.SIZE,
-                "classes": warmup_cache.CLASSES,
-                "images": warmup_cache.CLASSES * warmup_cache.IMAGES,
-                "experts": warmup_cache.GROUPS,
-            },
-            **figures,
-        },
+        figures={"setting": setting, **figures},
     )
     print(json.dumps(figures, indent=2))
 

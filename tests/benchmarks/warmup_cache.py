@@ -28,7 +28,7 @@ from recording import measure, record
 from deepme.workspace import Workspace
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
-CLASSES, IMAGES, SIZE, GROUPS = 60, 60, 32, 15
+CLASSES, IMAGES, SIZE, GROUPS = 60, 40, 64, 15
 EPOCHS = (5, 20)
 WAYS = ("views", "cache")
 NETWORK = f"""\
@@ -51,7 +51,7 @@ test = 0.1
 {NETWORK}
 weights = "none"
 warmup-epochs = 0
-epochs = 10
+epochs = 4
 lr = 0.05
 lr-end = 0.002
 
@@ -67,14 +67,14 @@ threads = 1
 """
 
 
-def prepare(root: Path) -> list[str | Path]:
+def prepare(root: Path, config: str, *, per_class: int, size: int) -> list[str | Path]:
     """Draw, group, split and train the flat network; return the options for more."""
     write_classes(root / "classes.txt", CLASSES)
-    (root / "settings.toml").write_text(CONFIG)
+    (root / "settings.toml").write_text(config)
     common = ["--config", root / "settings.toml", "-w", root / "workspace"]
     deepme("similarity", "--classes", root / "classes.txt", *common)
     similarity = root / "workspace" / "similarity.h5"
-    write_pictures(root / "images", similarity, per_class=IMAGES, size=SIZE)
+    write_pictures(root / "images", similarity, per_class=per_class, size=size)
     deepme("cluster", *common)
     deepme("split", "--data", root / "images", *common)
     deepme("train-flat", *common)
@@ -112,7 +112,7 @@ def loading() -> float:
 
 def compare(root: Path) -> dict[str, dict[str, Any]]:
     """Run both ways for each number of epochs."""
-    common = prepare(root)
+    common = prepare(root, CONFIG, per_class=IMAGES, size=SIZE)
     rows = {}
     for epochs in EPOCHS:
         views, cache = (warm_up(root, common, way, epochs) for way in WAYS)
