@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from deepme.errors import RankLost
+from deepme.errors import RankLost, UsageError
 from deepme.progress import Verbosity, set_verbosity
 from deepme.torchrun import place
 
@@ -79,7 +79,7 @@ def joined(timeout: float, device: str) -> Iterator[None]:
 
     Raises:
         RankLost: another process has ended or hangs.
-        UsageError: torchrun's variables are no numbers.
+        UsageError: torchrun's variables are missing or no numbers.
     """
     global _group
     if _group or place().size == 1:
@@ -99,6 +99,15 @@ def joined(timeout: float, device: str) -> Iterator[None]:
 
 def _join(timeout: float, *, gpu: bool) -> None:
     global _group
+    missing = [
+        name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
+    if missing:
+        raise UsageError(
+            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not, expected all "
+            "of them as torchrun sets them",
+            "start the command with torchrun, or unset RANK and WORLD_SIZE",
+        )
     seconds = timedelta(seconds=timeout)
     distributed.init_process_group("gloo", timeout=seconds)
     device = None

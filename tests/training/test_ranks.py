@@ -25,6 +25,7 @@ from deepme import ranks
 from deepme.artifacts.split import Split
 from deepme.config import ExpertSettings
 from deepme.devices import Compute
+from deepme.errors import UsageError
 from deepme.images.loading import Share, epoch_order
 from deepme.images.unreadable import UnreadableImages
 from deepme.networks import create_network
@@ -220,3 +221,16 @@ class TestTraining:
         first, second = fleet.together(*[work("--batch-size", "1")] * 2)
         assert first.code == second.code == 2
         assert "batches of 1 images for 2 processes" in one_error(first)
+
+
+def test_without_an_address_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with (
+        pytest.raises(UsageError, match=r"MASTER_ADDR not, expected all"),
+        ranks.joined(1, "cpu"),
+    ):
+        pass
