@@ -1,8 +1,9 @@
 """One temperature for a classifier's probabilities, so that they mean what they say.
 
 A classifier that is sure of an image should be right as often as it says. Modern
-networks are surer than that; one number, fitted on images they have not learned from,
-corrects most of it and changes no ranking (Guo et al., 2017).
+networks are surer than that, a mixture may be less sure; one number, fitted on images
+they have not learned from, corrects most of it and changes no ranking (Guo et al.,
+2017).
 
 Letters: N classes, R images to fit on, B batch, τ the temperature, β = 1/τ.
 """
@@ -42,38 +43,40 @@ def temper_probabilities(P_BN: Tensor, temperature: float) -> Tensor:
 
 
 def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> float:
-    """Find the τ under which the true classes are most likely (Guo et al., 2017).
+    """Find the τ under which the best guess is on average as sure as it is right.
 
-    −Σ log softmax(β log p)_y is convex in β = 1/τ; its derivative
-    Σ (E_β[log p] − log p_y) has one zero, found by Brent's method.
+    Expectation consistency (Clarté et al., 2023): the mean over images of max_n P_n is
+    their accuracy. It falls as τ grows, so Brent's method finds the one τ. Guo et al.
+    (2017) fit the likelihood of the true class instead, which a mixture's probabilities
+    of classes in other groups, small and many, decide more than its best guess does.
 
     Args:
-        log_p_RN: (R, N) float ≤ 0, log P; −∞ where P is 0.
-        labels_R: (R,) int64 in [0, N), the true classes. Images whose true class has
-            no probability are as unlikely under every τ and are left out.
+        log_p_RN: (R, N) float ≤ 0, log P; −∞ where P is 0. R ≥ 1.
+        labels_R: (R,) int64 in [0, N), the true classes.
 
     Returns:
         τ in [`LEAST`, `MOST`].
 
     Raises:
-        ValueError: no image is left.
+        ValueError: there is no image.
     """
-    told_RN, labels_R = _told(log_p_RN, labels_R)
-    true = float(told_RN.gather(1, labels_R[:, None]).double().sum())
+    if not len(labels_R):
+        raise ValueError("no image to fit a temperature on, expected at least one")
+    right = int((log_p_RN.argmax(dim=1) == labels_R).sum())
 
-    def slope(beta: float) -> float:
-        total = -true
-        for part in torch.split(told_RN, _ROWS):
+    def excess(beta: float) -> float:
+        total = -float(right)
+        for part in torch.split(log_p_RN, _ROWS):
             bounded = part.double().clamp(min=_NEVER)
-            total += float(((beta * bounded).softmax(dim=1) * bounded).sum())
+            total += float((beta * bounded).softmax(dim=1).amax(dim=1).sum())
         return total
 
     low, high = 1 / MOST, 1 / LEAST
-    if slope(low) >= 0:
+    if excess(low) >= 0:
         return MOST
-    if slope(high) <= 0:
+    if excess(high) <= 0:
         return LEAST
-    return float(1 / brentq(slope, low, high, xtol=1e-6))
+    return float(1 / brentq(excess, low, high, xtol=1e-6))
 
 
 def mean_loss(log_p_RN: Tensor, *, labels_R: Tensor, temperature: float) -> float:

@@ -1,4 +1,4 @@
-"""The temperature beside a grid, scipy and torchmetrics."""
+"""The temperature beside a grid, scipy, torchmetrics and the one that is true."""
 
 # ruff: noqa: N806
 from __future__ import annotations
@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.optimize import root_scalar
+from scipy.special import log_softmax, softmax
 from torch.testing import assert_close
 
 from deepme.core.calibration import (
@@ -35,19 +35,41 @@ def their_loss(log_p: torch.Tensor, labels: torch.Tensor, tau: float) -> float:
     return float(-chosen[np.arange(len(labels)), labels.numpy()].mean())
 
 
-def test_it_is_the_optimum_of_scipy_and_of_a_grid():
+def their_excess(log_p: torch.Tensor, labels: torch.Tensor, tau: float) -> float:
+    """By how much the best guess is surer than it is right."""
+    P = softmax(log_p.double().numpy() / tau, axis=1)
+    return float(P.max(1).mean() - (P.argmax(1) == labels.numpy()).mean())
+
+
+def test_the_best_guess_is_as_sure_as_it_is_right():
     log_p, labels = overconfident(700, seed=0)
     found = fit_temperature(log_p, labels_R=labels)
-    theirs = minimize_scalar(
-        lambda tau: their_loss(log_p, labels, tau), bounds=(0.1, 10), method="bounded"
+    assert their_excess(log_p, labels, found) == pytest.approx(0, abs=1e-6)
+    theirs = root_scalar(
+        lambda tau: their_excess(log_p, labels, tau), bracket=(0.1, 10)
     )
-    assert found == pytest.approx(theirs.x, rel=1e-3)
+    assert found == pytest.approx(theirs.root, rel=1e-4)
     grid = np.linspace(0.5, 5, 451)
-    best = grid[np.argmin([their_loss(log_p, labels, tau) for tau in grid])]
+    best = grid[np.argmin([abs(their_excess(log_p, labels, tau)) for tau in grid])]
     assert found == pytest.approx(best, abs=0.01)
-    for tau in (0.7, 1.0, found):
+
+
+def test_the_loss_is_that_of_scipy():
+    log_p, labels = overconfident(700, seed=0)
+    for tau in (0.7, 1.0, 2.4):
         ours = mean_loss(log_p, labels_R=labels, temperature=tau)
         assert ours == pytest.approx(their_loss(log_p, labels, tau), rel=1e-9)
+
+
+def test_a_guess_that_is_too_timid_is_made_surer():
+    """As a mixture's: one class stands out, and the rest is spread over many."""
+    generator = torch.Generator().manual_seed(4)
+    P = torch.full((3000, 50), 0.7 / 49)
+    P[:, 0] = 0.3
+    labels = torch.where(torch.rand(3000, generator=generator) < 0.45, 0, 7)
+    tau = fit_temperature(P.log(), labels_R=labels)
+    assert tau < 1
+    assert float(temper_probabilities(P, tau)[0, 0]) == pytest.approx(0.45, abs=0.03)
 
 
 def test_held_out_images_are_calibrated_and_keep_their_order():
@@ -92,15 +114,20 @@ def test_a_class_without_probability_keeps_none():
     assert float(tempered.sum()) == pytest.approx(1)
 
 
-def test_images_that_say_nothing_are_left_out():
+def test_an_image_whose_class_has_no_probability_counts_as_wrong():
     log_p, labels = overconfident(300, seed=3)
-    never = log_p[:5].clone()
-    never[torch.arange(5), labels[:5]] = -torch.inf
-    more = torch.cat([log_p, never]), torch.cat([labels, labels[:5]])
+    never = log_p[:50].clone()
+    never[torch.arange(50), labels[:50]] = -torch.inf
+    more = torch.cat([log_p, never]), torch.cat([labels, labels[:50]])
     alone = fit_temperature(log_p, labels_R=labels)
-    assert fit_temperature(more[0], labels_R=more[1]) == pytest.approx(alone)
+    assert fit_temperature(more[0], labels_R=more[1]) > 1.1 * alone
+    assert mean_loss(more[0], labels_R=more[1], temperature=1.0) == pytest.approx(
+        mean_loss(log_p, labels_R=labels, temperature=1.0)
+    )
     with pytest.raises(ValueError, match="no image gives its class"):
-        fit_temperature(never, labels_R=labels[:5])
+        mean_loss(never, labels_R=labels[:50], temperature=1.0)
+    with pytest.raises(ValueError, match="no image to fit"):
+        fit_temperature(log_p[:0], labels_R=labels[:0])
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, LEAST), (False, MOST)])
