@@ -164,7 +164,8 @@ class World:
                 often = ("--checkpoint-minutes", "1e-9")
                 command(*train, "2", "--seed", "1", *often, *config)()
 
-        assert in_child(stop).code == 130
+        end = in_child(stop)
+        assert end.code == 130, end.output
         return root
 
 
