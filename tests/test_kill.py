@@ -234,6 +234,19 @@ class TestCheckpointHoldsAllThatMatters:
         assert "continues in finetune epoch 2 step" in end.output
         return snapshot(trial.root / "experts" / "01")
 
+    @pytest.mark.parametrize("name", ["rng.cpu", "model.head.weight"])
+    def test_a_tensor_that_does_not_fit_is_refused(self, stopped: Any, name: str):
+        trial, _ = stopped
+        path = trial.root / trial.checkpoint
+        header, tensors, _ = read_tensors(path, "checkpoint", 1)
+        changed = {each: value.clone() for each, value in tensors.items()}
+        changed[name] = torch.zeros(7, dtype=changed[name].dtype)
+        write_tensors(path, header, changed)
+        end = trial.run()
+        assert end.code == 2
+        assert "does not fit the training it names" in end.output
+        assert "remove it and rerun the command" in end.output
+
     def test_nothing_taken_away_gives_the_same_bytes(self, stopped: Any):
         trial, undisturbed = stopped
         assert self.resume_without(trial, "nothing") == undisturbed

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from deepme import ranks
 from deepme.artifacts.expert import Epoch
+from deepme.errors import ArtifactError
 from deepme.progress import note
 from deepme.storage.header import Header
 from deepme.storage.tensors import read_tensors, write_tensors
+from deepme.text import clean
 from deepme.training.run import Position, Run
 
 KIND, SCHEMA = "checkpoint", 1
@@ -99,7 +101,7 @@ def resume(run: Run) -> list[Tensor]:
         The optimizer's momentum buffers in the order of its parameters, or none.
 
     Raises:
-        ArtifactError: the checkpoint is corrupt.
+        ArtifactError: the checkpoint is corrupt, or its tensors are not this network's.
     """
     if not run.checkpoint.exists():
         return []
@@ -117,6 +119,21 @@ def resume(run: Run) -> list[Tensor]:
     run.position = Position(**so_far["position"])
     run.history = [Epoch(**epoch) for epoch in so_far["history"]]
     run.unreadable.reasons = {int(row): why for row, why in so_far["skipped"]}
+    try:
+        _take_up(run, tensors)
+    except (RuntimeError, TypeError) as error:
+        raise ArtifactError(
+            f"{clean(str(run.checkpoint))} does not fit the training it names: "
+            f"{clean(str(error).splitlines()[0])}",
+            "remove it and rerun the command, which then starts anew",
+        ) from error
+    stage = run.stages[run.position.stage] if run.stages else None
+    where = f"{stage.name} epoch {run.position.epoch + 1}" if stage else "the end"
+    note(f"{run.label}: continues in {where} step {run.position.step + 1}")
+    return [value for _, value in sorted(_below("momentum.", tensors).items())]
+
+
+def _take_up(run: Run, tensors: dict[str, Tensor]) -> None:
     run.task.network.load_state_dict(_below("model.", tensors))
     run.task.load_state(_below("task.", tensors))
     if run.average:
@@ -125,10 +142,6 @@ def resume(run: Run) -> list[Tensor]:
         torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], run.device)
-    stage = run.stages[run.position.stage] if run.stages else None
-    where = f"{stage.name} epoch {run.position.epoch + 1}" if stage else "the end"
-    note(f"{run.label}: continues in {where} step {run.position.step + 1}")
-    return [value for _, value in sorted(_below("momentum.", tensors).items())]
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
