@@ -7,6 +7,7 @@ An unreadable image is reported to the loop, never replaced by another.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepme.artifacts.split import ImageIndex
 from deepme.images.keeping import KeptImages
-from deepme.images.reading import UnreadableImage, opened, read_bytes
+from deepme.images.reading import UnreadableImage, opened, preload, read_bytes
 from deepme.images.views import Crop, centre_crop, random_crop, view_of
 
 WORKER_TIMEOUT = 120.0
@@ -256,6 +257,10 @@ def evaluation_batches(
 def _loader(
     dataset: ImageDataset, steps: Iterable[list[Sample]], workers: int
 ) -> Iterator[Batch]:
+    if workers:
+        preload()
+        # What is garbage stays so: collecting it in a worker would copy its pages.
+        gc.freeze()
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=steps,

@@ -117,7 +117,7 @@ def _by_torchvision(raw: bytes) -> NDArray[np.uint8] | None:
 
     Of a damaged file that still decodes libjpeg may write a line to stderr.
     """
-    # Here, because commands that decode nothing start without torch.
+    # Here, because commands that decode nothing start without them (see `preload`).
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -128,6 +128,11 @@ def _by_torchvision(raw: bytes) -> NDArray[np.uint8] | None:
         return None
     pixels: NDArray[np.uint8] = decoded.permute(1, 2, 0).numpy()
     return pixels
+
+
+def preload() -> None:
+    """Import what decodes now: processes forked later share its memory."""
+    import torchvision.io  # noqa: F401
 
 
 @contextmanager
