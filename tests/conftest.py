@@ -39,6 +39,10 @@ settings.load_profile("deepme")
 # order here and in child processes, and a fork finds no other thread holding a lock.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+# Hundreds of processes are started: without it each would compile torch anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 KINDS = {
     "animals": ("n02084071", "n02121620", "n02118333", "n02374451"),
     "vehicles": ("n02958343", "n02924116", "n04490091", "n04467665"),

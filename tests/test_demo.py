@@ -93,11 +93,20 @@ def words_of(printed: str) -> list[list[str]]:
     return [line for line in lines if line]
 
 
+def grid_of(printed: str) -> list[list[str]]:
+    """What `cluster --select` shows of each pair before it trains heads."""
+    rows = [words[:7] for words in words_of(printed) if "%" in "".join(words[7:9])]
+    assert rows
+    return rows
+
+
 def compare(command: list[str], printed: str, shown: str) -> None:
     """Hold what a page shows against what was printed; … stands for left-out lines."""
     for part in re.split(r"^…\n", shown, flags=re.M):
         lines = words_of(part)
-        if command[0] in SOFT or "--select" in command:
+        if "--select" in command:
+            assert grid_of(printed) == grid_of(part)
+        elif command[0] in SOFT:
             assert len(lines) <= len(words_of(printed)), command
         else:
             assert lines == words_of(printed), command

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,44 @@ def test_every_read_of_hdf5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(1, reads + 1):
         with pytest.raises(EnvironmentFault, match=r"cannot read .*a\.h5: Input/"):
             read(due=number)
+
+
+IN_A_PROCESS = """
+import errno, os, sys
+from pathlib import Path
+from deepme.storage import hdf5
+from deepme.storage.sink import Source
+
+due = int(sys.argv[2])
+
+class FailingSource(Source):
+    made = 0
+
+    def _read(self, buffer):
+        FailingSource.made += 1
+        if FailingSource.made == due:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super()._read(buffer)
+
+hdf5.Source = FailingSource
+with hdf5.open_hdf5(Path(sys.argv[1]), "try", 1) as (_, file, _):
+    file["x"][()]
+"""
+
+
+def test_a_process_that_meets_it_does_not_crash(tmp_path: Path) -> None:
+    """As HDF5 did where it freed, after Python, what the error had left behind."""
+    path = tmp_path / "a.h5"
+    header = Header(kind="try", schema_version=1)
+    write_hdf5(path, header, lambda file: file.__setitem__("x", np.arange(10_000.0)))
+    for number in range(1, 100):
+        ended = subprocess.run(
+            [sys.executable, "-c", IN_A_PROCESS, str(path), str(number)],
+            capture_output=True,
+            check=False,
+        )
+        if ended.returncode == 0:
+            break
+        assert (number, ended.returncode) == (number, 1)
+        assert b"EnvironmentFault" in ended.stderr
+    assert number > 4

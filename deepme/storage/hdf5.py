@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
@@ -141,16 +142,24 @@ def _open_checked(path: Path) -> Iterator[tuple[Header, h5py.File, str]]:
         with BufferedReader(source) as raw:
             with reading(path):
                 digest = _check(raw, path)
-            try:
-                file = h5py.File(raw, "r")
-            except OSError as error:
-                raise corrupt(path, "no HDF5 behind the seal") from error
-            with file:
+            with _open_file(raw, path) as file:
                 yield _header(file, path), file, digest
     except Exception:
         # What HDF5 makes of it may have any type: here is what it was.
         with reading(path):
             source.check()
+        raise
+
+
+def _open_file(raw: BufferedReader[Any], path: Path) -> h5py.File:
+    try:
+        return h5py.File(raw, "r")
+    except BaseException as error:
+        # h5py's frames hold a property list that refers to `raw`. An exception lives up
+        # to the end of the process, and HDF5 crashes if it frees the list after Python.
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, OSError):
+            raise corrupt(path, "no HDF5 behind the seal") from error
         raise
 
 
