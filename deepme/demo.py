@@ -44,7 +44,7 @@ def demo_recipe(seed: int = 0) -> Recipe:
     return Recipe(
         similarity=SimilaritySettings(),
         cluster=ClusterSettings(num_groups=4, overlap=1.08, seed=seed),
-        split=SplitSettings(test=0.2, seed=seed),
+        split=SplitSettings(val=0.1, test=0.2, seed=seed),
         flat=FlatSettings(**network),
         # Each expert goes on from the network of all classes: with a few dozen images
         # a class it learns from scratch little that the flat one does not know.
