@@ -82,7 +82,7 @@ class TestPlan:
         assert own.attention == replace(recipe.attention, **system.attention)
         assert own.gate == replace(recipe.gate, **system.gate)
         longer = {"flat-twice": 2, "flat-longer": 3, "features-longer": 2}
-        assert own.flat.epochs == 15 * longer.get(name, 1)
+        assert own.flat.epochs == recipe.flat.epochs * longer.get(name, 1)
 
     @pytest.mark.parametrize("names", [("deepme", "vgg"), ("deepme", "deepme"), ()])
     def test_unknown_or_repeated_systems(self, names):

@@ -3,7 +3,7 @@
 # ruff: noqa: N803, N806
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,17 +67,17 @@ class GateImages:
         readable = np.logical_and.reduce([output.readable for output in readers])
         return cls(rows, images.label[rows].astype(np.int64), outputs, readable)
 
-    def logits(self, positions: NDArray[np.int64]) -> list[Tensor]:
+    def logits(self, positions: NDArray[np.integer[Any]]) -> list[Tensor]:
         """Each expert's logits (B, C_t) at some positions."""
         return [torch.from_numpy(output.logits[positions]) for output in self.outputs]
 
-    def features(self, positions: NDArray[np.int64]) -> Tensor:
+    def features(self, positions: NDArray[np.integer[Any]]) -> Tensor:
         """All experts' features side by side, (B, Σd)."""
         parts = [output.features[positions] for output in self.outputs]  # type: ignore[index]
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
     def feature_batches(
-        self, positions: list[NDArray[np.int64]], *, confidences: bool
+        self, positions: Sequence[NDArray[np.integer[Any]]], *, confidences: bool
     ) -> Iterator[Batch]:
         """Features instead of images, in the same form, perhaps with confidences."""
         for some in positions:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class FrozenFeatures:
     features: dict[str, list[Features]]
     labels: NDArray[np.int32]
 
-    def batch(self, subset: str, rows: NDArray[np.int64]) -> Batch:
+    def batch(self, subset: str, rows: NDArray[np.integer[Any]]) -> Batch:
         """Features of some images in place of the images."""
         found = self.features[subset]
         where = np.searchsorted(self.rows[subset], rows)
@@ -63,7 +64,7 @@ class FrozenFeatures:
         parts = [one.features[where[readable]] for one in found]
         return Batch(
             inputs=torch.from_numpy(np.hstack(parts).astype(np.float32)),
-            rows=torch.from_numpy(good),
+            rows=torch.from_numpy(good.astype(np.int64)),
             labels=torch.from_numpy(self.labels[good].astype(np.int64)),
             unreadable=dict.fromkeys(
                 rows[~readable].tolist(), "could not be read for the cache of features"

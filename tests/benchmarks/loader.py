@@ -240,20 +240,20 @@ def measure_memory() -> dict[str, float]:
     found = {
         "images": INDEXED,
         "workers": len(workers),
-        "index_mb": images.nbytes / 1e6,
-        "all_mb": sum(memory(pid)["Pss"] for pid in [os.getpid(), *workers]),
-        "main_mb": memory(os.getpid())["Pss"],
-        "own_mb": statistics.mean(memory(pid)["Private_Dirty"] for pid in workers),
+        "index_mib": images.nbytes / 2**20,
+        "all_mib": sum(memory(pid)["Pss"] for pid in [os.getpid(), *workers]),
+        "main_mib": memory(os.getpid())["Pss"],
+        "own_mib": statistics.mean(memory(pid)["Private_Dirty"] for pid in workers),
     }
     batches.close()  # type: ignore[attr-defined]
     return found
 
 
 def memory(pid: int) -> dict[str, float]:
-    """A process's memory in MB, by kind."""
+    """A process's memory in MiB, by kind."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {
-        name: int(value.split()[0]) / 1000
+        name: int(value.split()[0]) / 1024
         for name, value in (line.split(":") for line in lines)
     }
 
