@@ -18,6 +18,7 @@ The finished workspace is made once a session. Both ways to run a command return
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer.testing
 from hypothesis import settings
 from specimens import KINDS as SPECIMENS
 from specimens import Specimen, small_workspace, specimen
@@ -42,6 +44,9 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Hundreds of processes are started: without it each would compile torch anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Typer builds all commands anew for each invocation, which takes as long as many tests.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 KINDS = {
     "animals": ("n02084071", "n02121620", "n02118333", "n02374451"),
@@ -229,13 +234,13 @@ def invoke() -> Command:
 
 
 def _invoke(*arguments: object) -> Ended:
-    from typer.testing import CliRunner
-
     from deepme.cli import app
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        result = typer.testing.CliRunner().invoke(
+            app, [str(argument) for argument in arguments]
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
     if result.exception and not isinstance(result.exception, SystemExit):
