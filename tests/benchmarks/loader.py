@@ -12,8 +12,10 @@ recorded is of it, and ``by_clock`` that of the time that passed.
 
 ``keep`` takes three epochs over 64-pixel images, which deepme keeps in memory.
 ``decoding`` compares the ways to decode one of the 500 × 375 pictures. ``memory`` is
-of main process and 8 workers together (PSS, so that shared pages count once), of which
-``own`` is what each worker has alone. Writes docs/benchmarks/loader.json.
+of main process and 8 workers together (PSS, so that shared pages count once); of it
+``code`` are pages of files, nearly all of torch's libraries, of which the kernel keeps
+as many as there is room for, and ``own`` is what each worker has alone. Writes
+docs/benchmarks/loader.json.
 """
 
 from __future__ import annotations
@@ -237,13 +239,15 @@ def measure_memory() -> dict[str, float]:
         next(batches)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     workers = [int(pid) for pid in children.read_text().split()]
+    all_of_them = [memory(pid) for pid in (os.getpid(), *workers)]
     found = {
         "images": INDEXED,
         "workers": len(workers),
         "index_mib": images.nbytes / 2**20,
-        "all_mib": sum(memory(pid)["Pss"] for pid in [os.getpid(), *workers]),
-        "main_mib": memory(os.getpid())["Pss"],
-        "own_mib": statistics.mean(memory(pid)["Private_Dirty"] for pid in workers),
+        "all_mib": sum(one["Pss"] for one in all_of_them),
+        "code_mib": sum(one["Pss_File"] for one in all_of_them),
+        "main_mib": all_of_them[0]["Pss"],
+        "own_mib": statistics.mean(one["Private_Dirty"] for one in all_of_them[1:]),
     }
     batches.close()  # type: ignore[attr-defined]
     return found
