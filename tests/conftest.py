@@ -64,7 +64,7 @@ val = 0.15
 test = 0.25
 
 [train-expert]
-backbone = "vgg_small"
+backbone = "vgg_tiny"
 weights = "none"
 image-size = 8
 warmup-epochs = 1
