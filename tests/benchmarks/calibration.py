@@ -1,6 +1,7 @@
 """Measure what the fitted temperature does to the calibration error on test images.
 
     python tests/benchmarks/calibration.py IMAGES --seeds 3
+    python tests/benchmarks/calibration.py --workspace WORKSPACE
 
 IMAGES is a folder of class folders, all of WordNet. Of each class 40 % of the images
 are for training, 20 % for validation, on which the temperature is fitted, and 40 % for
@@ -8,7 +9,10 @@ the test, so that chance adds little to an error. Under each seed `deepme run` t
 everything and `deepme evaluate` tests the three ways to answer that people predict
 with. ``chance`` is the error that a perfectly calibrated classifier would show on as
 many images by chance alone: the mean over 200 draws of right and wrong answers at the
-bins' confidences. Writes docs/benchmarks/calibration.json.
+bins' confidences. Writes docs/benchmarks/calibration.json. With --workspace the
+gate and the flat network of a mixture that is trained already are tested, on whatever
+images it has, into docs/benchmarks/calibration-real.json; its ``deepme-routed`` asks
+few experts and has the temperature of the mixture that asks all, which does not suit.
 """
 
 from __future__ import annotations
@@ -96,15 +100,22 @@ def trial(images: Path, seed: int, root: Path) -> list[dict[str, Any]]:
     (root / "settings.toml").write_text(SETTINGS)
     options = ("--config", root / "settings.toml", "--seed", seed)
     command("run", "--data", images, "-w", root / "workspace", *options)
-    workspace = Workspace(root / "workspace")
+    rows = of_workspace(Workspace(root / "workspace"))
+    assert len(rows) == len(WAYS)
+    return [{"way": row.pop("way"), "seed": seed, **row} for row in rows]
+
+
+def of_workspace(workspace: Workspace) -> list[dict[str, Any]]:
+    """A row for each evaluation that has a temperature."""
     rows = []
     for evaluation in workspace.evaluations():
         content, counts = evaluation.content, evaluation.counts
-        assert content.calibrated_error is not None
+        if content.calibrated_error is None:
+            continue
         rows.append(
             {
                 "way": content.fusion,
-                "seed": seed,
+                "system": evaluation.origin.path.stem,
                 "top1": content.macro["1"],
                 "temperature": content.temperature,
                 "before": content.calibration_error,
@@ -118,11 +129,37 @@ def trial(images: Path, seed: int, root: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def record_workspace(workspace: Workspace) -> None:
+    """Write what a workspace's own evaluations came to."""
+    command("evaluate", "--fusion", "gate,flat", "-w", workspace.root)
+    groups = workspace.groups()
+    split = workspace.split(groups.origin)
+    setting = {
+        "classes": split.num_classes,
+        "experts": len(groups.members),
+        "validation_images": len(split.rows("val")),
+        "test_images": len(split.rows("test")),
+    }
+    figures = {"setting": setting, "runs": of_workspace(workspace)}
+    record(
+        "calibration-real",
+        command="python tests/benchmarks/calibration.py --workspace WORKSPACE",
+        packages=PACKAGES,
+        figures=figures,
+    )
+    print(figures)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path)
+    parser.add_argument("images", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workspace", type=Path, help="of a trained mixture")
     asked = parser.parse_args()
+    if asked.workspace:
+        return record_workspace(Workspace(asked.workspace))
+    if not asked.images:
+        parser.error("expected IMAGES or --workspace")
     rows: list[dict[str, Any]] = []
     for seed in range(asked.seeds):
         with tempfile.TemporaryDirectory() as folder:
