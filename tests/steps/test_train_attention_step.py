@@ -49,7 +49,7 @@ def test_training_json_tells_what_was_trained(workspace):
     training = workspace.attention().training
     groups = workspace.groups()
     assert training.outputs == groups.content.classes
-    assert training.num_features == 3 * 256
+    assert training.num_features == 3 * 64
     assert training.images == len(workspace.split(groups.origin).rows("train"))
     stages = [(epoch.stage, epoch.epoch) for epoch in training.history]
     assert stages == [("warmup", 1), ("warmup", 2), ("finetune", 1)]
@@ -148,7 +148,7 @@ def test_before_any_training_it_sees_what_the_experts_see(workspace):
     with torch.inference_mode():
         parts = [expert.eval()(pixels)[1] for expert in experts]
         _, weighed = network(pixels)
-    joined = torch.cat(parts, dim=1) / (1 + 1e-5) ** 0.5 * 16 / 768**0.5
+    joined = torch.cat(parts, dim=1) / (1 + 1e-5) ** 0.5 * 16 / 192**0.5
     assert torch.allclose(weighed, joined, atol=1e-5)
 
 

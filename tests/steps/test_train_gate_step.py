@@ -70,7 +70,7 @@ class TestResult:
         training = workspace.gate().training
         assert training.group == 0
         assert training.outputs == ("1", "2", "3")
-        assert training.backbone == "vgg_small"
+        assert training.backbone == "vgg_tiny"
         split = workspace.split(workspace.groups().origin)
         assert training.images == len(split.rows("train"))
         assert [(e.stage, e.epoch) for e in training.history] == [("gate", 1)]
@@ -78,7 +78,7 @@ class TestResult:
 
     def test_settings_name_the_backbone_in_force(self, workspace):
         train(workspace)
-        settings = GateSettings(**SETTINGS, backbone="vgg_small").to_dict()
+        settings = GateSettings(**SETTINGS, backbone="vgg_tiny").to_dict()
         assert workspace.gate().origin.header.settings == settings
 
     def test_it_is_made_from_the_outputs_of_training_and_validation(self, workspace):
@@ -94,13 +94,13 @@ class TestResult:
     def test_on_features_it_is_a_small_network_on_all_experts(self, workspace):
         train(workspace, input="features")
         weights = load_file(workspace.gate().weights)
-        assert weights["hidden.weight"].shape == (256, 3 * 256)
+        assert weights["hidden.weight"].shape == (256, 3 * 64)
         assert workspace.gate().training.num_features == 256
 
     def test_with_confidences_there_are_three_more_an_expert(self, workspace):
         train(workspace, input="confidences")
         weights = load_file(workspace.gate().weights)
-        assert weights["hidden.weight"].shape == (256, 3 * 256 + 3 * 3)
+        assert weights["hidden.weight"].shape == (256, 3 * 64 + 3 * 3)
 
     @pytest.mark.parametrize("input", ["images", "features"])
     def test_a_temperature_is_learned_beside_it(self, workspace, input):
