@@ -363,7 +363,11 @@ class Workspace:
         if changed:
             command = self.command_for(origin.path)
             if origin.header.kind == "evaluation":
-                command += f" --fusion {origin.header.settings['fusion']}"
+                command += "".join(
+                    f" --{name.replace('_', '-')} {origin.header.settings[name]}"
+                    for name in ("fusion", "route_top", "route_least")
+                    if name in origin.header.settings
+                )
             raise ArtifactError(
                 f"{self._show(origin.path)} is stale: {clean(changed)} has changed "
                 "since it was made",

@@ -137,3 +137,17 @@ def test_the_command_prints_a_table_or_json(
     found = json.loads(invoke("status", "--json", "-w", finished_workspace).stdout)
     assert [stage["stage"] for stage in found["stages"]] == EVERY
     assert found["next"] == "deepme report"
+
+
+def test_a_stale_routed_evaluation_names_its_route(
+    tiny_workspace: Path, tiny_config: Path, invoke: Invoke
+) -> None:
+    routed = ("evaluate", "--fusion", "gate", "--route-top", 1)
+    ended = invoke(*routed, "-w", tiny_workspace, "--config", tiny_config)
+    assert ended.code == 0, ended.stderr
+    (tiny_workspace / "calibration" / "gate.json").unlink()
+    (tiny_workspace / "evaluation" / "deepme.json").unlink()
+    ended = invoke("report", "-w", tiny_workspace)
+    assert ended.code == 2
+    assert "deepme-routed.json is stale" in ended.stderr
+    assert "rerun `deepme evaluate --fusion gate --route-top 1`" in ended.stderr
