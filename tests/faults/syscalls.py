@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from injection import ChildEnd, _work
+from injection import ChildEnd, _work, end_interpreter
 
 NUMBERS = {
     **{1: "write", 18: "pwrite64", 20: "writev", 3: "close"},
@@ -197,7 +197,7 @@ def _be_traced(work: Callable[[], object], output: int, numbers: Iterable[int]) 
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     finally:
-        os._exit(code)
+        end_interpreter(code)
 
 
 def _set_filter(numbers: list[int]) -> None:
