@@ -271,9 +271,10 @@ class GateSettings(Settings):
 
     input: str = setting(
         "images",
-        "what it sees: images through a network of its own, the experts' features, or "
-        "those and how sure each expert is",
-        choices=("images", "features", "confidences"),
+        "what it sees: images through a network of its own; flat: the flat network's "
+        "features and its probability of each group; the experts' features; or those "
+        "and how sure each expert is (confidences)",
+        choices=("images", "flat", "features", "confidences"),
     )
     learn_from: str = setting(
         "train",

@@ -64,7 +64,8 @@ def cost_of(fusion: str, recipe: Recipe, place: Workspace) -> Cost:
         # It learned on what the experts said of every training image.
         asking = experts_gflop * gate.training.images
         asked.append(_gate_cost(gate, place) + NetworkCost(0, asking, 0.0))
-    if fusion in NEEDS_FLAT:
+    sees_flat = fusion in NEEDS_GATE and recipe.gate.input == "flat"
+    if fusion in NEEDS_FLAT or sees_flat:
         asked.append(network_cost(place.flat(), place))
     elif recipe.builds_on_flat(fusion):
         asked.append(network_cost(place.flat(), place).training_alone)
@@ -99,7 +100,7 @@ def network_cost(expert: Expert, place: Workspace) -> NetworkCost:
 
 
 def _gate_cost(gate: Expert, place: Workspace) -> NetworkCost:
-    """Count the gate; on features it is linear layers, two operations a weight."""
+    """Count the gate; but on images it is linear layers, two operations a weight."""
     if gate.origin.header.settings["input"] == "images":
         return network_cost(gate, place)
     tensors = read_tensors(gate.weights, WEIGHTS_KIND, WEIGHTS_SCHEMA)[1]

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 from deepme import experts, placing
 from deepme.artifacts.evaluation import EvaluationContent
-from deepme.artifacts.expert import KIND, SCHEMA, Expert, load_omega, save_omega
+from deepme.artifacts.expert import (
+    KIND,
+    SCHEMA,
+    Expert,
+    load_omega,
+    load_training,
+    save_omega,
+)
 from deepme.artifacts.split import Split
 from deepme.config import (
     AttentionSettings,
@@ -20,6 +27,7 @@ from deepme.config import (
     MachineSettings,
 )
 from deepme.costs import network_cost
+from deepme.errors import UsageError
 from deepme.inference import load_network
 from deepme.networks import PASSES_A_STEP
 from deepme.progress import note
@@ -102,9 +110,11 @@ def run(
         What joined which group, what that costs, and the results.
 
     Raises:
+        UsageError: the gate sees the flat network.
         DeepmeError: as `deepme.placing.run`, or whatever a stage raises; what is
             finished stays.
     """
+    _require_gate_without_flat(earlier.gate_path)
     placed = placing.run(earlier, workspace, data=data)
     stages = _stages(settings, workspace, sorted(placed.joined))
     extension = _extension(placed, stages, workspace)
@@ -127,6 +137,17 @@ def run(
         return extension
     results = evaluate.run(stages.evaluate, machine, workspace)
     return replace(extension, results=tuple(results))
+
+
+def _require_gate_without_flat(path: Path) -> None:
+    # Whether it is current is asked later, with all else that is.
+    if not path.exists():
+        return
+    if load_training(path, "gate").origin.header.settings["input"] == "flat":
+        raise UsageError(
+            "the gate sees the flat network, which extend leaves out",
+            "train one on images first: `deepme train-gate --input images`",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

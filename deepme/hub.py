@@ -56,6 +56,7 @@ class Blueprint:
         outputs: how many outputs each of them has.
         groups: the experts' groups; none for a single network.
         gate: the settings it was trained with; None without one.
+        flat: timm name of the flat network that the gate sees; empty without one.
         attention: whether attention is learned; None without.
         route_top: experts asked at most; None for all.
         route_least: smallest weight that asks an expert.
@@ -69,6 +70,7 @@ class Blueprint:
     outputs: tuple[int, ...]
     groups: tuple[Group, ...] = ()
     gate: dict[str, Any] | None = None
+    flat: str = ""
     attention: bool | None = None
     route_top: int | None = None
     route_least: float = 0.0
@@ -200,12 +202,19 @@ def _build(blueprint: Blueprint, labels: list[str], size: int, path: Path) -> nn
         index = {label: k for k, label in enumerate(labels)}
         members = [[index[label] for label in g.classes] for g in blueprint.groups]
         gate = resolve(GateSettings, {}, **blueprint.gate)
-        widths = [network.num_features for network in networks]
+        flat = None
+        if gate.input == "flat":
+            flat = create_network(
+                blueprint.flat, len(labels), weights="none", image_size=size
+            )
+        seen = networks if flat is None else [flat]
+        widths = [network.num_features for network in seen]
         return Mixture(
             networks,
             blank_gate(gate, len(networks), widths, size),
             Members.of(members, num_classes=len(labels)),
             input=gate.input,
+            flat=flat,
             top=blueprint.route_top,
             least=blueprint.route_least,
         )

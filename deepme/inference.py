@@ -15,6 +15,7 @@ from deepme.errors import ArtifactError
 from deepme.networks import (
     AttentionNetwork,
     FeatureGate,
+    FlatGate,
     Network,
     create_network,
     take_over_head,
@@ -85,20 +86,22 @@ def build_gate(
     image_size: int,
     weights: str,
 ) -> nn.Module:
-    """Build the gate's network, on images or on what the experts make of them.
+    """Build the gate's network, on images or on what other networks make of them.
 
     A learned temperature is a parameter of it, ``log_temperature`` (T,), that its own
     outputs do not depend on: it divides the experts' logits.
 
     Args:
-        settings: which of the two, and the backbone.
-        workspace: with the experts, whose widths a gate on features needs.
+        settings: what it sees, and the backbone.
+        workspace: with the networks whose features it sees.
         groups: the grouping.
         image_size: pixels a side.
         weights: of the backbone: hub, none, or a local file.
     """
     widths = []
-    if settings.input != "images":
+    if settings.input == "flat":
+        widths = [workspace.flat().training.num_features]
+    elif settings.input != "images":
         experts = _experts(workspace, groups)
         widths = [expert.training.num_features for expert in experts]
     gate = blank_gate(settings, groups.num_groups, widths, image_size, weights)
@@ -119,7 +122,7 @@ def blank_gate(
     Args:
         settings: its input, backbone and temperatures.
         num_groups: T.
-        widths: of the experts' features; not used on images.
+        widths: of the features that it sees; not used on images.
         image_size: pixels a side.
         weights: of the backbone: hub, none, or a local file.
     """
@@ -128,6 +131,8 @@ def blank_gate(
         gate = create_network(
             settings.backbone, num_groups, weights=weights, image_size=image_size
         )
+    elif settings.input == "flat":
+        gate = FlatGate(sum(widths), num_groups)
     else:
         width = sum(widths)
         if settings.input == "confidences":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,19 @@ from deepme.core.mixture import (
     Members,
     class_log_probabilities,
     expert_confidences,
+    flat_view,
     fuse,
     gate_confidences,
     normalize_scores,
     routed_weights,
 )
-from deepme.inference import build_gate, load_experts, load_weights, temperature_of
+from deepme.inference import (
+    build_gate,
+    load_experts,
+    load_network,
+    load_weights,
+    temperature_of,
+)
 from deepme.networks import Network
 from deepme.settings import resolve
 from deepme.workspace import Workspace
@@ -31,7 +39,8 @@ class Mixture(nn.Module):
         experts: T trained networks.
         gate: on images, or on what the experts make of them.
         members: the classes of the experts.
-        input: what the gate sees: images, features or confidences.
+        input: what the gate sees: images, flat, features or confidences.
+        flat: the flat network, where the gate sees that.
         top: experts asked at most, None for all.
         least: smallest weight that asks an expert.
         batch_size: images that a network sees at once; None for one pass of every
@@ -45,6 +54,7 @@ class Mixture(nn.Module):
         members: Members,
         *,
         input: str = "images",
+        flat: Network | None = None,
         top: int | None = None,
         least: float = 0.0,
         batch_size: int | None = 256,
@@ -52,7 +62,7 @@ class Mixture(nn.Module):
         """Keep the networks; nothing is computed."""
         super().__init__()
         self.experts = nn.ModuleList(experts)
-        self.gate = gate
+        self.gate, self.flat = gate, flat
         self.members = members
         self.input, self.top, self.least = input, top, least
         self.batch_size = batch_size
@@ -81,11 +91,15 @@ class Mixture(nn.Module):
         members = Members.of(
             [some.tolist() for some in groups.members], num_classes=groups.num_classes
         )
+        flat = None
+        if settings.input == "flat":
+            flat = cast(Network, load_network(workspace.flat(), workspace))
         mixture = cls(
             load_experts(workspace, groups),
             gate,
             members,
             input=settings.input,
+            flat=flat,
             top=top,
             least=least,
         )
@@ -136,6 +150,11 @@ class Mixture(nn.Module):
         logits = None
         if self.input == "images":
             gate_logits_BT = self._ask(self.gate, images)[0]
+        elif self.flat is not None:
+            logits_BN, features_Bd = self._ask(self.flat, images)
+            members = self.members.to(images.device)
+            view = flat_view(features_Bd, logits_BN, members=members)
+            gate_logits_BT = self.gate(view)[0].float()
         else:
             answers = [self._ask(expert, images) for expert in self.experts]
             logits = [each for each, _ in answers]

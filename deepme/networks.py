@@ -111,6 +111,27 @@ class FeatureGate(nn.Module):
         return self.head(hidden), hidden
 
 
+class FlatGate(FeatureGate):
+    """A gate on the flat network: its probability of each group, corrected.
+
+    Its logits are log φ + FeatureGate(h), with φ the flat network's probability of the
+    T groups and h its features. The correction starts at 0, so the gate starts as the
+    coarse classifier of HD-CNN (Yan et al., 2015) and learns where that is wrong.
+    """
+
+    def __init__(self, num_features: int, num_outputs: int, width: int = 256) -> None:
+        """Begin without a correction."""
+        super().__init__(num_features, num_outputs, width)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, d + T), features and φ, to logits (B, T) and the hidden layer."""
+        (num_features,) = self.normalize.normalized_shape
+        corrections, hidden = super().forward(seen[:, :num_features])
+        shares = seen[:, num_features:].clamp(min=torch.finfo(seen.dtype).tiny)
+        return shares.log() + corrections, hidden
+
+
 class AttentionNetwork(nn.Module):
     """All experts side by side, attention over their features, one head for all.
 

@@ -190,8 +190,9 @@ def _stages(
         sizes = [len(members) for members in groups.members]
         return sum(num_bytes(rows, size, recipe.machine) for size in sizes)
 
-    asked = groups.num_groups * (images[0] + images[1])
-    learned = images[0] * recipe.gate.epochs
+    sees, num_groups = recipe.gate.input, groups.num_groups
+    asked = (num_groups + (sees == "flat")) * (images[0] + images[1])
+    learned = images[0] * recipe.gate.epochs if sees == "images" else 0
     stages.append(
         PlannedStage(
             command="train-gate",
@@ -201,7 +202,7 @@ def _stages(
             disk=outputs(images[0]) + outputs(images[1]) + 3 * speed.weights,
         )
     )
-    tested = (groups.num_groups + 1) * images[2]
+    tested = (num_groups + (sees in ("images", "flat"))) * images[2]
     stages.append(
         PlannedStage(
             command="evaluate",

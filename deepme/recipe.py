@@ -49,7 +49,7 @@ class Recipe:
         """Whether any stage builds on the flat network."""
         return (
             self.cluster.method == "confusion"
-            or "flat" in (self.expert.weights, self.gate.weights)
+            or "flat" in (self.expert.weights, self.gate.weights, self.gate.input)
             or not NEEDS_FLAT.isdisjoint(self.evaluate.fusion)
         )
 
@@ -59,5 +59,5 @@ class Recipe:
             fusion in NEEDS_FLAT
             or self.cluster.method == "confusion"
             or (fusion not in NEEDS_NO_EXPERT and self.expert.weights == "flat")
-            or (fusion in NEEDS_GATE and self.gate.weights == "flat")
+            or (fusion in NEEDS_GATE and "flat" in (self.gate.weights, self.gate.input))
         )

@@ -238,7 +238,10 @@ class Voters:
         dataset = ImageDataset(self.split.images, size=size, augment=False, seed=0)
         policy = UnreadableImages(self.split.images, len(positions), False, 0.0)
         workers = self.machine.workers
-        for batch in gate_batches(self.images, positions, settings, dataset, workers):
+        batches = gate_batches(
+            self.images, positions, settings, dataset, workers, members=self.members
+        )
+        for batch in batches:
             # Every expert has read these images before: failing now is no policy case.
             policy.record(batch.unreadable)
             with torch.inference_mode(), compute.autocast():
@@ -277,9 +280,9 @@ def voters_of(
         networks["flat"] = workspace.flat()
     if "attention" in asked:
         networks["attention"] = workspace.attention()
+    sees = gate.origin.header.settings["input"] if gate else "images"
     experts: list[Outputs] = []
     if not asked <= WHOLE:
-        on_images = gate is None or gate.origin.header.settings["input"] == "images"
         experts = outputs_of_experts(
             workspace,
             groups,
@@ -287,7 +290,18 @@ def voters_of(
             subset,
             compute=compute,
             machine=machine,
-            with_features=not on_images,
+            with_features=sees in ("features", "confidences"),
+        )
+    flat = None
+    if sees == "flat":
+        flat = outputs_of(
+            workspace.flat(),
+            workspace,
+            split,
+            subset,
+            compute=compute,
+            machine=machine,
+            with_features=True,
         )
     whole = {
         name: outputs_of(
@@ -301,5 +315,7 @@ def voters_of(
         )
         for name, network in networks.items()
     }
-    images = GateImages.of(split.images, split.rows(subset), experts, whole.values())
+    images = GateImages.of(
+        split.images, split.rows(subset), experts, whole.values(), flat
+    )
     return Voters(workspace, groups, split, machine, images, gate, whole)

@@ -130,6 +130,9 @@ SYSTEMS = {
         fusion="gate",
         gate=_PAPER_GATE | {"margin": 0.0},
     ),
+    "gate-flat": System(
+        label="DeepME, gate on the flat network", fusion="gate", gate={"input": "flat"}
+    ),
     "gate-features": System(
         label="DeepME, gate on features", fusion="gate", gate={"input": "features"}
     ),

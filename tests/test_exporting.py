@@ -18,7 +18,13 @@ from deepme import classifier, onnx_graph
 from deepme.core.mixture import Members
 from deepme.errors import ArtifactError, EnvironmentFault, UsageError
 from deepme.mixture import Mixture
-from deepme.networks import AttentionNetwork, FeatureGate, Network, create_network
+from deepme.networks import (
+    AttentionNetwork,
+    FeatureGate,
+    FlatGate,
+    Network,
+    create_network,
+)
 from deepme.steps import export as step
 from deepme.workspace import Workspace
 
@@ -47,6 +53,13 @@ NETWORKS: dict[str, Any] = {
         input="confidences",
         top=1,
         least=0.3,
+    ),
+    "a gate on the flat network": lambda: Mixture(
+        [network(3), network(3)],
+        FlatGate(network(5).num_features, 2),
+        MEMBERS,
+        input="flat",
+        flat=network(5),
     ),
     "attention": lambda: AttentionNetwork([network(3), network(3)], 5, learned=True),
 }
@@ -222,6 +235,19 @@ class TestHub:
         (folder / "model.safetensors").write_bytes(weights)
         with pytest.raises(ArtifactError, match=r"does not belong to its config\.json"):
             deepme.load(folder)
+
+    def test_a_gate_on_the_flat_network(
+        self, tiny_workspace: Path, invoke: Command, tiny_config: Path, tmp_path: Path
+    ) -> None:
+        common = ("--config", tiny_config, "-w", tiny_workspace)
+        assert not invoke("train-flat", *common).code
+        assert not invoke("train-gate", "--input", "flat", *common).code
+        out = ("--format", "hub", "--out", tmp_path / "hub")
+        ended = invoke("export", *out, "-w", tiny_workspace, *PLACE)
+        assert ended.code == 0, ended.stderr
+        images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+        expected = deepme.load(tiny_workspace)(images)
+        assert torch.equal(deepme.load(tmp_path / "hub")(images), expected)
 
     def test_every_kind_of_answer(
         self, tiny_workspace: Path, invoke: Command, tiny_config: Path, tmp_path: Path

@@ -200,6 +200,19 @@ class TestRefuses:
         )
         assert "holds no new class: all 12 classes are in the workspace" in told
 
+    def test_a_gate_on_the_flat_network(
+        self, invoke, tiny_workspace, tiny_config, new_images, tmp_path
+    ):
+        common = ("--config", tiny_config, "-w", tiny_workspace)
+        assert not invoke("train-flat", "--epochs", 0, *common).code
+        assert not invoke("train-gate", "--input", "flat", *common).code
+        out = tmp_path / "out"
+        given = ("extend", "--data", new_images, "-w", tiny_workspace, "--out", out)
+        ended = invoke(*given, *MACHINE)
+        assert ended.code == 2
+        assert "the gate sees the flat network, which extend leaves out" in ended.stderr
+        assert not out.exists()
+
     def test_the_workspace_itself(self, invoke, tiny_workspace, new_images):
         told = self.refused(
             invoke, "--data", new_images, "-w", tiny_workspace, "-o", tiny_workspace

@@ -72,16 +72,20 @@ class TestMixture:
             ("--input", "features"),
             ("--input", "confidences", "--temperature", "learned"),
             ("--temperature", "learned"),
+            ("--input", "flat", "--temperature", "learned"),
         ],
         ids=" ".join,
     )
     def test_with_every_kind_of_gate(self, workspace, invoke, tiny_config, gate):
         common = ("--config", tiny_config, "-w", workspace.root)
+        assert invoke("train-flat", *common).code == 0
         assert invoke("train-gate", *gate, "--epochs", 9, *common).code == 0
-        settings = EvaluateSettings(topk=(1,), fusion=("gate",))
-        (result,) = evaluate.run(settings, MACHINE, workspace)
-        micro, _ = top1(workspace, Mixture.load(workspace))
-        assert micro == pytest.approx(result.micro["1"])
+        for top in (None, 2):
+            settings = EvaluateSettings(topk=(1,), fusion=("gate",), route_top=top)
+            (result,) = evaluate.run(settings, MACHINE, workspace)
+            micro, asked = top1(workspace, Mixture.load(workspace, top=top))
+            assert micro == pytest.approx(result.micro["1"])
+            assert asked == pytest.approx(result.expert_passes)
 
     def test_an_expert_that_is_not_trusted_sees_no_image(self, workspace):
         mixture = Mixture.load(workspace, top=1)

@@ -238,6 +238,21 @@ def coarse_weights(probability_BN: Tensor, *, members: Members) -> Tensor:
     return probability_BN @ (holds_NT / holds_NT.sum(dim=1, keepdim=True))
 
 
+def flat_view(features_Bd: Tensor, logits_BN: Tensor, *, members: Members) -> Tensor:
+    """What a gate on the flat network sees: its features, and φ of `coarse_weights`.
+
+    Args:
+        features_Bd: (B, d) float, of the flat network.
+        logits_BN: (B, N) float, of the flat network.
+        members: the classes of the T experts.
+
+    Returns:
+        (B, d + T) float.
+    """
+    shares_BT = coarse_weights(logits_BN.softmax(dim=1), members=members)
+    return torch.cat([features_Bd, shares_BT], dim=1)
+
+
 def max_logit_weights(logits: Sequence[Tensor]) -> Tensor:
     """Let the experts speak for themselves: φ = softmax_t(max_c logit_t^(c)) (MixDCNN).
 

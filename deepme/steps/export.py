@@ -189,10 +189,12 @@ def _blueprint(
     )
     recorded = trained.origin.header.settings
     if isinstance(classifier.network, Mixture):
+        sees_flat = recorded["input"] == "flat"
         return replace(
             blueprint,
             groups=classifier.groups,
             gate=dict(recorded) | {"weights": "none"},
+            flat=workspace.flat().training.backbone if sees_flat else "",
             route_top=settings.route_top,
             route_least=settings.route_least,
         )
@@ -211,6 +213,8 @@ def _facts(
     backbones = blueprint.backbones
     if blueprint.gate and blueprint.gate["input"] == "images":
         backbones += (str(blueprint.gate["backbone"]),)
+    if blueprint.flat:
+        backbones += (blueprint.flat,)
     alone = settings.only is not None
     group = groups.group(settings.only).name if settings.only is not None else ""
     routed = settings.route_top is not None or settings.route_least > 0

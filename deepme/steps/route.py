@@ -58,10 +58,11 @@ def run(
     split = workspace.split(groups.origin)
     gate = workspace.gate()
     seen = gate.origin.header.settings["input"]
-    if seen != "images":
+    if seen in ("features", "confidences"):
         raise UsageError(
             f"the gate sees the experts' {seen}, so it has to ask all of them",
-            "train one on images: `deepme train-gate --input images`",
+            "train one on images, or on the flat network: "
+            "`deepme train-gate --input images`",
         )
     path = workspace.routing_path
     with workspace.lock():

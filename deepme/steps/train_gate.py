@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepme.artifacts.expert import SCHEMA, Training
+from deepme.artifacts.expert import SCHEMA, Expert, Training
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.split import Split
 from deepme.config import GateSettings, MachineSettings
@@ -20,7 +20,7 @@ from deepme.images.keeping import room_for
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import build_gate
-from deepme.outputs import outputs_of_experts
+from deepme.outputs import outputs_of, outputs_of_experts
 from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
@@ -45,7 +45,9 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         The path of the gate's training.json.
 
     Raises:
-        ArtifactError: an expert is missing or stale.
+        ArtifactError: an expert, or the flat network where it is seen, is missing or
+            stale.
+        InputError: the flat network, where it is seen, has another image size.
         TrainingError: the loss is not finite.
         Interrupted: stopped by a signal, with a checkpoint.
     """
@@ -53,6 +55,8 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
     split = workspace.split(groups.origin)
     compute = choose_compute(machine, settings.precision)
     first = workspace.expert(1).training
+    if settings.input == "flat":
+        _require_size(workspace.flat(), first.image_size)
     path = workspace.gate_path
     weights, sources = first_weights(settings.weights, workspace, path)
     if settings.backbone == "same":
@@ -65,7 +69,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         if settings.learn_from == "val":
             # What it has learned by heart says nothing of it.
             val = replace(val, readable=np.zeros_like(val.readable))
-        origins = [output.origin for part in (train, val) for output in part.outputs]
+        origins = [origin for part in (train, val) for origin in part.origins]
         identity = Header(
             kind="gate",
             schema_version=SCHEMA,
@@ -97,6 +101,17 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
     return path
 
 
+def _require_size(flat: Expert, image_size: int) -> None:
+    """The mixture shows one image to all its networks."""
+    found = flat.training.image_size
+    if found != image_size:
+        raise InputError(
+            f"the flat network sees {found} pixels, the experts {image_size}; a gate "
+            "on it needs the same size",
+            f"rerun `deepme train-flat --image-size {image_size}`",
+        )
+
+
 def _images(
     settings: GateSettings,
     machine: MachineSettings,
@@ -113,9 +128,20 @@ def _images(
         subset,
         compute=compute,
         machine=machine,
-        with_features=settings.input != "images",
+        with_features=settings.input in ("features", "confidences"),
     )
-    return GateImages.of(split.images, split.rows(subset), outputs)
+    flat = None
+    if settings.input == "flat":
+        flat = outputs_of(
+            workspace.flat(),
+            workspace,
+            split,
+            subset,
+            compute=compute,
+            machine=machine,
+            with_features=True,
+        )
+    return GateImages.of(split.images, split.rows(subset), outputs, flat=flat)
 
 
 def _task(
@@ -198,7 +224,7 @@ def _save(
     image_size: int,
 ) -> None:
     head = task.network.head
-    assert isinstance(head, nn.Linear), "both gates end in a linear layer"
+    assert isinstance(head, nn.Linear), "every gate ends in a linear layer"
     training = Training(
         group=0,
         outputs=tuple(str(group.number) for group in groups.content.groups),

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepme.artifacts.origin import Origin
 from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import ImageIndex
 from deepme.config import GateSettings
@@ -20,6 +21,7 @@ from deepme.core.mixture import (
     Members,
     class_log_probabilities,
     expert_confidences,
+    flat_view,
     temper,
 )
 from deepme.devices import Compute
@@ -44,12 +46,14 @@ class GateImages:
         labels: (R,) int64, positions in the class list.
         outputs: of each expert, R rows.
         readable: (R,) bool; only these are used.
+        flat: of the flat network, R rows with features, where the gate sees it.
     """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     outputs: list[Outputs]
     readable: NDArray[np.bool_]
+    flat: Outputs | None = None
 
     @classmethod
     def of(
@@ -58,14 +62,22 @@ class GateImages:
         rows: NDArray[np.int64],
         outputs: list[Outputs],
         others: Iterable[Outputs] = (),
+        flat: Outputs | None = None,
     ) -> GateImages:
         """Join the outputs of all experts on the rows of a subset.
 
         An image is readable if all of them and of the other networks read it.
         """
-        readers = [*outputs, *others]
+        readers = [*outputs, *others, *([flat] if flat else [])]
         readable = np.logical_and.reduce([output.readable for output in readers])
-        return cls(rows, images.label[rows].astype(np.int64), outputs, readable)
+        labels = images.label[rows].astype(np.int64)
+        return cls(rows, labels, outputs, readable, flat)
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Of all the outputs that a gate learns from."""
+        read = [*self.outputs, *([self.flat] if self.flat else [])]
+        return [output.origin for output in read]
 
     def logits(self, positions: NDArray[np.integer[Any]]) -> list[Tensor]:
         """Each expert's logits (B, C_t) at some positions."""
@@ -76,17 +88,32 @@ class GateImages:
         parts = [output.features[positions] for output in self.outputs]  # type: ignore[index]
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
+    def seen(
+        self, positions: NDArray[np.integer[Any]], *, input: str, members: Members
+    ) -> Tensor:
+        """What a gate sees that does not see images, as in `GateSettings.input`."""
+        if input == "flat":
+            assert self.flat is not None, "asked for by a gate that sees it"
+            assert self.flat.features is not None, "asked for with features"
+            features = torch.from_numpy(self.flat.features[positions])
+            logits = torch.from_numpy(self.flat.logits[positions])
+            return flat_view(features, logits, members=members)
+        if input == "confidences":
+            sure = expert_confidences(self.logits(positions))
+            return torch.cat([self.features(positions), sure], dim=1)
+        return self.features(positions)
+
     def feature_batches(
-        self, positions: Sequence[NDArray[np.integer[Any]]], *, confidences: bool
+        self,
+        positions: Sequence[NDArray[np.integer[Any]]],
+        *,
+        input: str,
+        members: Members,
     ) -> Iterator[Batch]:
-        """Features instead of images, in the same form, perhaps with confidences."""
+        """What the gate sees instead of images, in the same form."""
         for some in positions:
-            inputs = self.features(some)
-            if confidences:
-                sure = expert_confidences(self.logits(some))
-                inputs = torch.cat([inputs, sure], dim=1)
             yield Batch(
-                inputs=inputs,
+                inputs=self.seen(some, input=input, members=members),
                 rows=torch.from_numpy(self.rows[some]),
                 labels=torch.from_numpy(self.labels[some]),
                 unreadable={},
@@ -98,11 +125,11 @@ class GateTask:
 
     Args:
         settings: loss, schedule and input.
-        network: on images or on features.
+        network: on images or on what other networks make of them.
         compute: the device.
         train: images to learn from, with the experts' outputs.
         val: images to validate on, with the experts' outputs.
-        dataset: the images as the gate sees them; not used with features.
+        dataset: the images as the gate sees them; not used if it sees none.
         members: the classes of the experts, on the device.
         unreadable: the policy for bad images.
         workers: processes that decode.
@@ -145,7 +172,7 @@ class GateTask:
 
     @property
     def is_cached(self) -> bool:
-        """Whether the gate learns from the experts' cached features."""
+        """Whether the gate learns from what other networks' caches hold."""
         return self.settings.input != "images"
 
     def start(self, stage: Stage) -> list[dict[str, Any]]:
@@ -180,7 +207,9 @@ class GateTask:
         for epoch in epochs:
             order = epoch_order(self.positions, size, seed=seed, epoch=epoch)
             yield from self.train.feature_batches(
-                order[first_step:], confidences=self.settings.input == "confidences"
+                order[first_step:],
+                input=self.settings.input,
+                members=self.members.to(torch.device("cpu")),
             )
             first_step = 0
 
@@ -223,9 +252,15 @@ class GateTask:
             return None
         self.network.eval()
         correct = 0
-        for batch in gate_batches(
-            self.val, positions, self.settings, self.dataset, self.workers
-        ):
+        batches = gate_batches(
+            self.val,
+            positions,
+            self.settings,
+            self.dataset,
+            self.workers,
+            members=self.members.to(torch.device("cpu")),
+        )
+        for batch in batches:
             with self.compute.autocast():
                 logits_BT, _ = self.network(batch.inputs.to(self.compute.device))
             labels_B = batch.labels.to(self.compute.device)
@@ -246,6 +281,8 @@ def gate_batches(
     settings: GateSettings,
     dataset: ImageDataset,
     workers: int,
+    *,
+    members: Members,
 ) -> Iterator[Batch]:
     """Stream what the gate sees of some images, in order and without augmentation."""
     size = settings.batch_size
@@ -254,5 +291,6 @@ def gate_batches(
     starts = range(0, len(positions), size)
     return images.feature_batches(
         [positions[start : start + size] for start in starts],
-        confidences=settings.input == "confidences",
+        input=settings.input,
+        members=members,
     )

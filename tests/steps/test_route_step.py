@@ -100,6 +100,14 @@ def test_a_gate_on_features_asks_all_anyway(workspace, invoke, tiny_config):
         run(RouteSettings(), MACHINE, workspace)
 
 
+def test_a_gate_on_the_flat_network_asks_few(workspace, invoke, tiny_config):
+    common = ("--config", tiny_config, "-w", workspace.root)
+    assert invoke("train-flat", *common).code == 0
+    assert invoke("train-gate", "--input", "flat", *common).code == 0
+    content = run(RouteSettings(), MACHINE, workspace)
+    assert content.best.passes <= T
+
+
 def test_without_a_gate(workspace):
     workspace.gate_path.unlink()
     with pytest.raises(ArtifactError, match="run `deepme train-gate`"):

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from deepme import outputs
 from deepme.artifacts.split import ImageIndex
-from deepme.config import GateSettings, MachineSettings
-from deepme.errors import ArtifactError, Interrupted
+from deepme.config import EvaluateSettings, GateSettings, MachineSettings
+from deepme.errors import ArtifactError, InputError, Interrupted
 from deepme.images import loading
 from deepme.images.reading import read_bytes
+from deepme.steps import evaluate
 from deepme.steps.train_gate import run
 from deepme.training.gate import GateTask
 from deepme.workspace import Workspace
@@ -101,6 +102,40 @@ class TestResult:
         train(workspace, input="confidences")
         weights = load_file(workspace.gate().weights)
         assert weights["hidden.weight"].shape == (256, 3 * 64 + 3 * 3)
+
+    def test_on_the_flat_network_it_begins_as_its_coarse_classifier(
+        self, workspace, invoke, tiny_config
+    ):
+        common = ("--config", tiny_config, "-w", workspace.root)
+        assert not invoke("train-flat", *common).code
+        train(workspace, input="flat", epochs=0)
+        made_from = workspace.gate().origin.header.made_from
+        assert "outputs/train/flat.h5" in made_from
+        assert "outputs/val/flat.h5" in made_from
+        settings = EvaluateSettings(topk=(1,), fusion=("gate", "coarse"))
+        gate, coarse = evaluate.run(settings, MACHINE, workspace)
+        assert gate.macro == coarse.macro
+        assert gate.right_group == coarse.right_group
+        assert gate.calibration_error == pytest.approx(coarse.calibration_error)
+        train(workspace, input="flat", epochs=3)
+        assert load_file(workspace.gate().weights)["head.weight"].abs().max() > 0
+        assert not invoke("train-flat", "--seed", 5, *common).code
+        with pytest.raises(ArtifactError, match=r"gate/training\.json is stale"):
+            workspace.gate()
+
+    def test_without_the_flat_network(self, workspace):
+        with pytest.raises(ArtifactError, match="run `deepme train-flat`"):
+            train(workspace, input="flat")
+
+    def test_the_flat_network_must_see_what_the_experts_see(
+        self, workspace, invoke, tiny_config
+    ):
+        larger = ("--image-size", 16, "--epochs", 0)
+        common = ("--config", tiny_config, "-w", workspace.root)
+        assert not invoke("train-flat", *larger, *common).code
+        message = r"sees 16 pixels, the experts 8; .* needs the same size"
+        with pytest.raises(InputError, match=message):
+            train(workspace, input="flat")
 
     @pytest.mark.parametrize("input", ["images", "features"])
     def test_a_temperature_is_learned_beside_it(self, workspace, input):

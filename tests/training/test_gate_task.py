@@ -18,12 +18,12 @@ from deepme.artifacts.outputs import Outputs
 from deepme.artifacts.split import Split
 from deepme.config import GateSettings
 from deepme.core.gate_loss import gate_objective
-from deepme.core.mixture import Members, gate_confidences
+from deepme.core.mixture import Members, coarse_weights, gate_confidences
 from deepme.devices import Compute
 from deepme.errors import TrainingError
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
-from deepme.networks import FeatureGate, create_network
+from deepme.networks import FeatureGate, FlatGate, create_network
 from deepme.storage.header import Header
 from deepme.training import gate as gate_module
 from deepme.training.gate import GateImages, GateTask, gate_batches
@@ -56,7 +56,8 @@ def gate_images(split: Split, subset: str) -> GateImages:
     rows = split.rows(subset)
     labels = split.images.label[rows]
     found = [outputs(labels, *pair) for pair in zip(GROUPS, WIDTHS, strict=True)]
-    return GateImages.of(split.images, rows, found)
+    flat = outputs(labels, [0, 1, 2, 3], 4)
+    return GateImages.of(split.images, rows, found, flat=flat)
 
 
 Make = Callable[..., GateTask]
@@ -67,6 +68,8 @@ def make(coloured: Split) -> Make:
     def make_task(source: str = "features", **settings: Any) -> GateTask:
         torch.manual_seed(0)
         network = FeatureGate(sum(WIDTHS), len(GROUPS))
+        if source == "flat":
+            network = FlatGate(4, len(GROUPS))
         if source == "images":
             network = create_network("vgg_small", 2, weights="none", image_size=8)
         given = {"weights": "none", "batch_size": 7} | settings
@@ -99,7 +102,7 @@ def run_of(task: GateTask, folder: Path, epochs: int = 8) -> Run:
     )
 
 
-@pytest.mark.parametrize("source", ["features", "images"])
+@pytest.mark.parametrize("source", ["features", "images", "flat"])
 def test_the_gate_picks_the_right_group(
     make: Make, tmp_path: Path, source: str
 ) -> None:
@@ -109,7 +112,9 @@ def test_the_gate_picks_the_right_group(
     assert task.validate() == 1.0
     task.network.eval()
     positions = np.arange(len(task.val.rows))
-    for batch in gate_batches(task.val, positions, task.settings, task.dataset, 0):
+    for batch in gate_batches(
+        task.val, positions, task.settings, task.dataset, 0, members=task.members
+    ):
         s_BT, _ = gate_confidences(task.network(batch.inputs)[0].detach())
         only_first = (batch.labels == 0) | (batch.labels == 1)
         assert (s_BT[only_first, 0] > 0.8).all()
@@ -134,7 +139,7 @@ def test_the_loss_is_equation_4_of_the_cached_outputs(make: Make) -> None:
     assert task.weights.margin == 2.0
 
 
-@pytest.mark.parametrize("source", ["features", "images"])
+@pytest.mark.parametrize("source", ["features", "images", "flat"])
 def test_interrupted_and_resumed_it_is_the_same(
     make: Make, tmp_path: Path, source: str
 ) -> None:
@@ -155,6 +160,23 @@ def test_interrupted_and_resumed_it_is_the_same(
     assert fit(resumed) == whole.history
     ours, theirs = resumed.task.network.state_dict(), whole.task.network.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_gate_on_the_flat_network_starts_as_its_coarse_classifier(make: Make) -> None:
+    task = make("flat")
+    batch = next(iter(task.batches(range(1), 0)))
+    positions = np.searchsorted(task.train.rows, batch.rows.numpy())
+    logits = torch.from_numpy(task.train.flat.logits[positions])
+    expected = coarse_weights(logits.softmax(dim=1), members=task.members)
+    assert torch.equal(batch.inputs[:, 4:], expected)
+    logits_BT, _ = task.network(batch.inputs)
+    torch.testing.assert_close(logits_BT.softmax(dim=1), expected)
+
+
+def test_what_the_flat_network_excludes_has_a_finite_loss(make: Make) -> None:
+    network = make("flat").network
+    seen = torch.tensor([[0.1, 0.2, 0.3, 0.4, 1.0, 0.0]])
+    assert network(seen)[0].isfinite().all()
 
 
 class TestFeatureBatches:
