@@ -1,6 +1,6 @@
 """A trained classifier as people use it: pixels in, logits of named classes out."""
 
-# ruff: noqa: N806
+# ruff: noqa: N803, N806
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deepme.artifacts.groups import Group, Groups
-from deepme.calibrating import calibrate
+from deepme.calibrating import Way, calibrate
 from deepme.config import MachineSettings
-from deepme.core.calibration import temper_probabilities
+from deepme.core.calibration import Temperature, doubt, temper_probabilities
 from deepme.errors import UsageError
 from deepme.images.reading import upright_rgb
 from deepme.images.views import centre_view
@@ -70,7 +70,8 @@ class Classifier(nn.Module):
         classes: the N classes.
         groups: the experts' groups; none for a single network.
         image_size: S.
-        temperature: τ, 1 for probabilities as the network gives them.
+        temperature: base of τ, 1 for probabilities as the network gives them.
+        temperature_slope: how log τ grows with an image's entropy.
         batch_size: images that a single network sees at once, None for all.
     """
 
@@ -82,13 +83,15 @@ class Classifier(nn.Module):
         groups: tuple[Group, ...] = (),
         image_size: int,
         temperature: float = 1.0,
+        temperature_slope: float = 0.0,
         batch_size: int | None = 256,
     ) -> None:
         """Keep the network, ready to answer: no dropout, no gradients."""
         super().__init__()
         self.network = network
         self.classes, self.groups = classes, groups
-        self.image_size, self.temperature = image_size, temperature
+        self.image_size = image_size
+        self.temperature, self.temperature_slope = temperature, temperature_slope
         self.batch_size = batch_size
         self.eval().requires_grad_(False)
 
@@ -110,8 +113,10 @@ class Classifier(nn.Module):
             TypeError: images of another type than uint8.
         """
         if isinstance(self.network, Mixture):
-            return self._mixed(images)[0].log() / self.temperature
-        return self._logits(images) / self.temperature
+            P_BN = self._mixed(images)[0]
+            return P_BN.log() / self._tau(P_BN)
+        logits_BN = self._logits(images)
+        return logits_BN / self._tau(logits_BN.softmax(dim=1))
 
     def probabilities(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map images to probabilities, and to the experts' weights if it is a mixture.
@@ -128,8 +133,17 @@ class Classifier(nn.Module):
         """
         if isinstance(self.network, Mixture):
             P_BN, weights_BT = self._mixed(images)
-            return temper_probabilities(P_BN, self.temperature), weights_BT
-        return (self._logits(images) / self.temperature).softmax(dim=1), None
+            return temper_probabilities(P_BN, self._temperature), weights_BT
+        P_BN = self._logits(images).softmax(dim=1)
+        return temper_probabilities(P_BN, self._temperature), None
+
+    @property
+    def _temperature(self) -> Temperature:
+        return Temperature(self.temperature, self.temperature_slope)
+
+    def _tau(self, P_BN: Tensor) -> Tensor:
+        """τ (B, 1) of each image."""
+        return self._temperature.of(doubt(P_BN))[:, None]
 
     def _mixed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         P_BN, weights_BT = self.network(_bytes(images))
@@ -191,13 +205,16 @@ def classifier_of(
     else:
         trained = workspace.flat() if fusion == "flat" else workspace.attention()
         network, size = load_network(trained, workspace), trained.training.image_size
-    found = calibrate(workspace, fusion, machine) if calibrated else None
+    way = Way.of(fusion, route_top, route_least)
+    found = calibrate(workspace, way, machine) if calibrated else None
+    temperature, slope = found.content.fitted if found else Temperature()
     return Classifier(
         network,
         classes=class_names(groups),
         groups=groups.content.groups if fusion == "gate" else (),
         image_size=size,
-        temperature=found.content.temperature if found else 1.0,
+        temperature=temperature,
+        temperature_slope=slope,
     )
 
 

@@ -60,7 +60,8 @@ class Blueprint:
         attention: whether attention is learned; None without.
         route_top: experts asked at most; None for all.
         route_least: smallest weight that asks an expert.
-        temperature: τ.
+        temperature: base of τ.
+        temperature_slope: its slope.
         weights: sha256 of the weights.
     """
 
@@ -75,6 +76,7 @@ class Blueprint:
     route_top: int | None = None
     route_least: float = 0.0
     temperature: float = 1.0
+    temperature_slope: float = 0.0
     weights: str = ""
 
 
@@ -173,6 +175,7 @@ def load_hub(folder: Path) -> Classifier:
         groups=blueprint.groups,
         image_size=size,
         temperature=blueprint.temperature,
+        temperature_slope=blueprint.temperature_slope,
     )
 
 

@@ -125,9 +125,16 @@ class Workspace:
         name = f"{subset}-{network.origin.path.parent.name}" if network else subset
         return self.root / "features" / f"{name}.h5"
 
-    def calibration_path(self, fusion: str) -> Path:
-        """The temperature of a way to answer."""
-        return self.root / "calibration" / f"{fusion}.json"
+    def calibration_path(
+        self, fusion: str, top: int | None = None, least: float = 0.0
+    ) -> Path:
+        """The temperature of a way to answer; a gate's that asks few has its own."""
+        name = fusion
+        if top is not None:
+            name += f"-top{top}"
+        if least > 0:
+            name += f"-least{least:g}"
+        return self.root / "calibration" / f"{name}.json"
 
     def evaluation_path(self, system: str) -> Path:
         """A system's result."""

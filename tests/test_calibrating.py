@@ -15,7 +15,7 @@ from scipy.optimize import root_scalar
 from scipy.special import log_softmax
 
 from deepme import calibrating
-from deepme.calibrating import calibrate, spread
+from deepme.calibrating import Way, calibrate, spread
 from deepme.config import MachineSettings
 from deepme.images.loading import ImageDataset, evaluation_batches
 from deepme.mixture import Mixture
@@ -51,7 +51,7 @@ def test_the_gate_has_the_temperature_of_the_mixture_on_validation_images(
     theirs = root_scalar(
         lambda tau: np.exp(tempered(tau)).max(1).mean() - right, bracket=(1 / 20, 20)
     )
-    found = calibrate(workspace, "gate", MACHINE)
+    found = calibrate(workspace, Way("gate"), MACHINE)
     assert found
     assert found.content.temperature == pytest.approx(theirs.root, rel=1e-2)
     assert found.content.images == len(batch.labels)
@@ -66,15 +66,36 @@ def test_it_is_fitted_once_and_anew_for_another_gate(
     path.unlink(missing_ok=True)
     assert not invoke("evaluate", "--config", tiny_config, "-w", workspace.root).code
     before, stamp = path.read_bytes(), path.stat().st_mtime_ns
-    calibrate(workspace, "gate", MACHINE)
+    calibrate(workspace, Way("gate"), MACHINE)
     assert path.stat().st_mtime_ns == stamp
     common = ("--config", tiny_config, "-w", workspace.root)
     assert not invoke("train-gate", "--epochs", 1, *common).code
     verdict = invoke("verify", "-w", workspace.root, "--json")
     states = {v["file"]: v["state"] for v in json.loads(verdict.stdout)}
     assert states["calibration/gate.json"] == "stale"
-    calibrate(workspace, "gate", MACHINE)
+    calibrate(workspace, Way("gate"), MACHINE)
     assert path.read_bytes() != before
+
+
+def test_a_gate_that_asks_few_has_one_of_its_own(
+    workspace: Workspace, invoke: Command
+) -> None:
+    """It is surer, and right as often as it says under its own temperature."""
+    found = {
+        top: calibrate(workspace, Way("gate", top), MACHINE).content
+        for top in (None, 1)
+    }
+    assert found[1].temperature > found[None].temperature
+    place = ("-w", workspace.root, "--device", "cpu", "--workers", 0)
+    for options, top in (((), None), (("--route-top", 1), 1)):
+        told = invoke("evaluate", "--topk", 1, *options, "--json", *place)
+        (result,) = json.loads(told.stdout)
+        assert result["temperature"] == found[top].temperature
+    verdict = invoke("verify", "-w", workspace.root, "--json")
+    states = {v["file"]: v["state"] for v in json.loads(verdict.stdout)}
+    assert states["calibration/gate-top1.json"] == "intact"
+    assert Way.of("flat", 1, 0.5) == Way("flat")
+    assert Way("gate", None, 0.25).path(workspace).name == "gate-least0.25.json"
 
 
 def test_without_validation_images_probabilities_stay_as_they_are(
@@ -88,7 +109,7 @@ def test_without_validation_images_probabilities_stay_as_they_are(
     assert not invoke("split", "--data", tiny_images, "--val", 0, *common).code
     for stage in (("train-expert", "--group", "all"), ("train-gate",)):
         assert not invoke(*stage, "--epochs", 0, *common).code
-    assert calibrate(workspace, "gate", MACHINE) is None
+    assert calibrate(workspace, Way("gate"), MACHINE) is None
     assert "not calibrated" in capsys.readouterr().err
     results = invoke("evaluate", "--fusion", "gate", "--json", *common)
     (result,) = json.loads(results.stdout)
@@ -102,7 +123,7 @@ def test_of_very_many_images_some_are_taken_evenly(
     assert spread(np.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
     workspace.calibration_path("gate").unlink(missing_ok=True)
     monkeypatch.setattr(calibrating, "MAX_NUMBERS", 12 * 7)
-    found = calibrate(workspace, "gate", MACHINE)
+    found = calibrate(workspace, Way("gate"), MACHINE)
     assert found
     assert found.content.images == 7
 

@@ -51,7 +51,7 @@ class Section:
 
     def fits(self, path: str) -> bool:
         pattern = re.escape(self.pattern).replace("NN", r"\d\d")
-        free = "SUBSET|SYSTEM|NETWORK|FUSION"
+        free = "SUBSET|SYSTEM|NETWORK|WAY"
         return bool(re.fullmatch(re.sub(free, r"[a-z0-9-]+", pattern), path))
 
 

@@ -67,7 +67,9 @@ NETWORKS: dict[str, Any] = {
 
 def named(net: torch.nn.Module) -> deepme.Classifier:
     names = tuple(classifier.ClassName(f"n{k}", f"class {k}") for k in range(5))
-    return deepme.Classifier(net, classes=names, image_size=16, temperature=1.7)
+    return deepme.Classifier(
+        net, classes=names, image_size=16, temperature=1.7, temperature_slope=0.5
+    )
 
 
 class TestOnnx:
@@ -176,6 +178,7 @@ class TestHub:
         assert model.classes == before.classes
         assert model.groups == before.groups
         assert model.temperature == before.temperature
+        assert model.temperature_slope == before.temperature_slope
         assert model.transform == before.transform
         with pytest.raises(UsageError, match="is an exported model"):
             deepme.load(folder, group=1)

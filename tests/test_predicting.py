@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepme.calibrating import calibrate
+from deepme.calibrating import Way, calibrate
 from deepme.config import EvaluateSettings, MachineSettings
-from deepme.core.calibration import temper_probabilities
+from deepme.core.calibration import Temperature, temper_probabilities
 from deepme.core.mixture import Members
 from deepme.core.taxonomy import hypernym_closure
 from deepme.errors import ArtifactError, InputError
@@ -158,10 +158,10 @@ class TestCommand:
         )
         (batch,) = evaluation_batches(dataset, np.array([row]), 1, 0)
         raw_BN, weights_BT = Mixture.load(workspace)(batch.inputs)
-        found = calibrate(workspace, "gate", MACHINE)
+        found = calibrate(workspace, Way("gate"), MACHINE)
         assert found
         assert found.content.temperature != 1
-        P_BN = temper_probabilities(raw_BN, found.content.temperature)
+        P_BN = temper_probabilities(raw_BN, Temperature(*found.content.fitted))
         for label in prediction["labels"]:
             expected = float(P_BN[0, classes.index(label["label"])])
             assert label["probability"] == pytest.approx(expected, abs=1e-6)

@@ -20,7 +20,7 @@ from deepme.storage.hdf5 import dataset, open_hdf5, write_hdf5
 from deepme.storage.header import Header, validated
 from deepme.storage.json import read_json, write_json
 
-KIND, SCHEMA = "evaluation", 4
+KIND, SCHEMA = "evaluation", 5
 COUNTS_KIND, COUNTS_SCHEMA = "evaluation-counts", 3
 
 NUM_BINS = 15
@@ -73,8 +73,9 @@ class EvaluationContent:
         right_group: share of images whose heaviest expert holds the true class.
         expert_passes: experts asked an image, on average.
         calibration_error: expected calibration error of F/ΣF, 15 bins.
-        temperature: fitted on validation images; None for a fusion that nobody
-            predicts with, or without validation images.
+        temperature: base of the temperature fitted on validation images; None for a
+            fusion that nobody predicts with, or without validation images.
+        temperature_slope: its slope.
         calibrated_error: the calibration error under it.
         groups: one entry an expert.
     """
@@ -91,6 +92,7 @@ class EvaluationContent:
     expert_passes: float
     calibration_error: float
     temperature: float | None
+    temperature_slope: float | None
     calibrated_error: float | None
     groups: tuple[GroupResult, ...]
 

@@ -1,22 +1,35 @@
-"""One temperature for a classifier's probabilities, so that they mean what they say.
+"""A temperature for a classifier's probabilities, so that they mean what they say.
 
 A classifier that is sure of an image should be right as often as it says. Modern
-networks are surer than that, a mixture may be less sure; one number, fitted on images
-they have not learned from, corrects most of it and changes no ranking (Guo et al.,
-2017).
+networks are surer than that, a mixture may be less sure; a temperature, fitted on
+images they have not learned from, corrects most of it and changes no ranking (Guo et
+al., 2017). It depends on the image by its entropy: a mixture may be too sure where
+one expert speaks alone, and too timid where many share the vote (after the
+entropy-based temperatures of Balanya et al., 2024).
 
-Letters: N classes, R images to fit on, B batch, τ the temperature, β = 1/τ.
+Letters: N classes, R images to fit on, B batch, τ the temperature, H an entropy.
 """
 
 # ruff: noqa: N803, N806
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import numpy as np
 import torch
-from scipy.optimize import brentq
+from numpy.typing import NDArray
+from scipy.optimize import brentq, root
 from torch import Tensor
 
 LEAST, MOST = 1 / 20, 20.0
 """The temperatures between which the fit stays; 1 changes nothing."""
+
+STEEPEST = 3.0
+"""The largest slope, either way, that a fit may come to."""
+
+FEW = 100
+"""Images below which one number is all that is fitted."""
 
 _NEVER = -1e4
 """Stands for log 0 where it is multiplied with 0."""
@@ -24,7 +37,35 @@ _NEVER = -1e4
 _ROWS = 256
 
 
-def temper_probabilities(P_BN: Tensor, temperature: float) -> Tensor:
+class Temperature(NamedTuple):
+    """log τ = log base + slope · H / log N, H the entropy of an image's P.
+
+    Attributes:
+        base: τ > 0 of an image on which all probability is one class's.
+        slope: what log τ gains up to an image on which all classes are alike.
+    """
+
+    base: float = 1.0
+    slope: float = 0.0
+
+    def of(self, doubt_B: Tensor) -> Tensor:
+        """τ of each image, from its H / log N in [0, 1]; in [`LEAST`, `MOST`]."""
+        return (self.base * (self.slope * doubt_B).exp()).clamp(LEAST, MOST)
+
+
+def doubt(P_BN: Tensor) -> Tensor:
+    """Compute H / log N of each image's probabilities.
+
+    Args:
+        P_BN: (B, N) float ≥ 0, each row sums to 1; N ≥ 2.
+
+    Returns:
+        (B,) float in [0, 1].
+    """
+    return torch.special.entr(P_BN).sum(dim=1) / math.log(P_BN.shape[1])
+
+
+def temper_probabilities(P_BN: Tensor, temperature: Temperature) -> Tensor:
     """Flatten or sharpen probabilities: P^(1/τ) / Σ P^(1/τ), the softmax of log P / τ.
 
     For a network's softmax this divides its logits by τ; a mixture's P has no logits,
@@ -32,60 +73,97 @@ def temper_probabilities(P_BN: Tensor, temperature: float) -> Tensor:
 
     Args:
         P_BN: (B, N) float ≥ 0, each row sums to 1.
-        temperature: τ > 0; above 1 the classifier becomes less sure.
+        temperature: above 1 the classifier becomes less sure.
 
     Returns:
         (B, N) float; each row sums to 1, in the order of P.
     """
-    if temperature == 1.0:
+    if temperature == Temperature():
         return P_BN
-    return (P_BN.log() / temperature).softmax(dim=1)
+    tau_B = temperature.of(doubt(P_BN))
+    return (P_BN.log() / tau_B[:, None]).softmax(dim=1)
 
 
-def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> float:
-    """Find the τ under which the best guess is on average as sure as it is right.
+def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> Temperature:
+    """Find the temperature under which the best guess is as sure as it is right.
 
-    Expectation consistency (Clarté et al., 2023): the mean over images of max_n P_n is
-    their accuracy. It falls as τ grows, so Brent's method finds the one τ. Guo et al.
-    (2017) fit the likelihood of the true class instead, which a mixture's probabilities
-    of classes in other groups, small and many, decide more than its best guess does.
+    Expectation consistency (Clarté et al., 2023): the mean over images of
+    max_n P_n − [the guess is right] is 0. That fixes one number, which Brent's method
+    finds, for the mean falls as τ grows. The same mean weighed by H / log N is to be 0
+    as well, so that neither certain nor doubtful images are off; a root of both
+    fixes base and slope. Where there is none, or there are few images, the slope is 0.
+    Guo et al. (2017) fit the likelihood of the true class instead, which a mixture's
+    probabilities of classes in other groups, small and many, decide more than its best
+    guess does.
 
     Args:
         log_p_RN: (R, N) float ≤ 0, log P; −∞ where P is 0. R ≥ 1.
         labels_R: (R,) int64 in [0, N), the true classes.
 
     Returns:
-        τ in [`LEAST`, `MOST`].
+        Its base in [`LEAST`, `MOST`], its slope at most `STEEPEST` either way.
 
     Raises:
         ValueError: there is no image.
     """
     if not len(labels_R):
         raise ValueError("no image to fit a temperature on, expected at least one")
-    right = int((log_p_RN.argmax(dim=1) == labels_R).sum())
+    images = _Images(log_p_RN, labels_R)
 
-    def excess(beta: float) -> float:
-        total = -float(right)
-        for part in torch.split(log_p_RN, _ROWS):
-            bounded = part.double().clamp(min=_NEVER)
-            total += float((beta * bounded).softmax(dim=1).amax(dim=1).sum())
-        return total
+    def excess(log_tau: float) -> float:
+        return float(images.excess(np.array([log_tau, 0.0]))[0][0])
 
-    low, high = 1 / MOST, 1 / LEAST
-    if excess(low) >= 0:
-        return MOST
-    if excess(high) <= 0:
-        return LEAST
-    return float(1 / brentq(excess, low, high, xtol=1e-6))
+    low, high = np.log(LEAST), np.log(MOST)
+    if excess(low) <= 0:
+        return Temperature(LEAST)
+    if excess(high) >= 0:
+        return Temperature(MOST)
+    alone = float(brentq(excess, low, high, xtol=1e-6))
+    if len(labels_R) >= FEW:
+        found = root(images.excess, np.array([alone, 0.0]), jac=True)
+        base, slope = found.x
+        if found.success and low <= base <= high and abs(slope) <= STEEPEST:
+            return Temperature(float(np.exp(base)), float(slope))
+    return Temperature(float(np.exp(alone)))
 
 
-def mean_loss(log_p_RN: Tensor, *, labels_R: Tensor, temperature: float) -> float:
-    """Compute the mean of −log P_y under a temperature, what `fit_temperature` lowers.
+class _Images:
+    """The two means that `fit_temperature` brings to 0, and their derivatives."""
+
+    def __init__(self, log_p_RN: Tensor, labels_R: Tensor) -> None:
+        self.parts = torch.split(log_p_RN, _ROWS)
+        self.right_R = (log_p_RN.argmax(dim=1) == labels_R).double()
+        doubts = [doubt(part.double().exp()) for part in self.parts]
+        self.doubt_R = torch.cat(doubts)
+
+    def excess(
+        self, at: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Both means (2,) at (log base, slope), and (2, 2) their derivatives."""
+        log_base, slope = at.tolist()
+        sure, change = [], []
+        tau_R = Temperature(float(np.exp(log_base)), slope).of(self.doubt_R)
+        for part, tau_B in zip(self.parts, torch.split(tau_R, _ROWS), strict=True):
+            scaled_BN = part.double().clamp(min=_NEVER) / tau_B[:, None]
+            P_BN = scaled_BN.softmax(dim=1)
+            top_B = P_BN.amax(dim=1)
+            mean_B = (P_BN * scaled_BN).sum(dim=1)
+            sure.append(top_B)
+            change.append(top_B * (mean_B - scaled_BN.amax(dim=1)))
+        weights_2R = torch.stack([torch.ones_like(self.doubt_R), self.doubt_R])
+        excess_2R = weights_2R * (torch.cat(sure) - self.right_R)
+        by_2R = weights_2R * torch.cat(change)
+        derivative = by_2R @ weights_2R.T / len(self.right_R)
+        return excess_2R.mean(dim=1).numpy(), derivative.numpy()
+
+
+def mean_loss(log_p_RN: Tensor, *, labels_R: Tensor, temperature: Temperature) -> float:
+    """Compute the mean of −log P_y under a temperature.
 
     Args:
         log_p_RN: as there.
         labels_R: as there.
-        temperature: τ > 0.
+        temperature: 1 for the probabilities as they are.
 
     Raises:
         ValueError: no image gives its class any probability.
@@ -94,7 +172,8 @@ def mean_loss(log_p_RN: Tensor, *, labels_R: Tensor, temperature: float) -> floa
     total = 0.0
     parts = zip(torch.split(told_RN, _ROWS), torch.split(labels_R, _ROWS), strict=True)
     for part, labels_B in parts:
-        tempered = (part.double() / temperature).log_softmax(dim=1)
+        tau_B = temperature.of(doubt(part.double().exp()))
+        tempered = (part.double() / tau_B[:, None]).log_softmax(dim=1)
         total -= float(tempered.gather(1, labels_B[:, None]).sum())
     return total / len(labels_R)
 

@@ -124,7 +124,10 @@ def _trial_shown(
 def _calibration(
     workspace: Workspace, evaluation: Evaluation
 ) -> CalibrationContent | None:
-    path = workspace.calibration_path(evaluation.content.fusion)
+    route = evaluation.origin.header.settings
+    path = workspace.calibration_path(
+        evaluation.content.fusion, route.get("route_top"), route.get("route_least", 0.0)
+    )
     if workspace.name_of(path) in evaluation.origin.header.made_from:
         return load_calibration(path).content
     return None

@@ -20,9 +20,9 @@ from deepme.artifacts.evaluation import (
     save_evaluation,
 )
 from deepme.artifacts.groups import Groups
-from deepme.calibrating import CALIBRATED, calibrate_locked
+from deepme.calibrating import CALIBRATED, Way, calibrate_locked
 from deepme.config import EvaluateSettings, MachineSettings
-from deepme.core.calibration import temper_probabilities
+from deepme.core.calibration import Temperature, temper_probabilities
 from deepme.core.metrics import (
     CalibrationBins,
     SparseConfusions,
@@ -60,7 +60,7 @@ def run(
     split = workspace.split(groups.origin)
     with workspace.lock():
         calibrations = {
-            fusion: calibrate_locked(workspace, fusion, machine)
+            fusion: calibrate_locked(workspace, _way(settings, fusion), machine)
             for fusion in settings.fusion
             if fusion in CALIBRATED
         }
@@ -137,12 +137,11 @@ def _header(
 
 def _recorded(settings: EvaluateSettings, fusion: str) -> dict[str, Any]:
     """The settings that a fusion's result depends on."""
-    recorded: dict[str, Any] = {"topk": list(settings.topk), "fusion": fusion}
-    if fusion == "gate" and settings.route_top is not None:
-        recorded["route_top"] = settings.route_top
-    if fusion == "gate" and settings.route_least > 0:
-        recorded["route_least"] = settings.route_least
-    return recorded
+    return {"topk": list(settings.topk)} | _way(settings, fusion).settings
+
+
+def _way(settings: EvaluateSettings, fusion: str) -> Way:
+    return Way.of(fusion, settings.route_top, settings.route_least)
 
 
 class _Counter:
@@ -156,7 +155,9 @@ class _Counter:
         calibration: Calibration | None,
     ) -> None:
         self.members, self.settings, self.fusion = members, settings, fusion
-        self.temperature = calibration.content.temperature if calibration else None
+        self.temperature = (
+            Temperature(*calibration.content.fitted) if calibration else None
+        )
         self.calibrated = CalibrationBins(NUM_BINS)
         self.system = TopKCounts(members.num_classes, settings.topk)
         self.experts = [TopKCounts(size, settings.topk) for size in members.sizes]
@@ -167,10 +168,9 @@ class _Counter:
 
     def update(self, votes: Votes) -> None:
         labels_B, fusion = votes.labels_B, self.fusion
+        way = _way(self.settings, fusion)
         weights_BT = weigh(fusion, votes)
-        if fusion == "gate":
-            top, least = self.settings.route_top, self.settings.route_least
-            weights_BT = routed_weights(weights_BT, top=top, least=least)
+        weights_BT = routed_weights(weights_BT, top=way.top, least=way.least)
         scores_BN = normalize_scores(score(fusion, votes, weights_BT))
         self.expert_passes += experts_asked(fusion, weights_BT)
         self.system.update(scores_BN, labels_B=labels_B)
@@ -215,7 +215,8 @@ def _save(
         right_group=counter.right_group / num_images,
         expert_passes=counter.expert_passes / num_images,
         calibration_error=counter.calibration.expected_error(),
-        temperature=counter.temperature,
+        temperature=counter.temperature and counter.temperature.base,
+        temperature_slope=counter.temperature and counter.temperature.slope,
         calibrated_error=(
             None if counter.temperature is None else counter.calibrated.expected_error()
         ),

@@ -186,6 +186,7 @@ def _blueprint(
         backbones=tuple(expert.training.backbone for expert in experts),
         outputs=tuple(len(expert.training.outputs) for expert in experts),
         temperature=classifier.temperature,
+        temperature_slope=classifier.temperature_slope,
     )
     recorded = trained.origin.header.settings
     if isinstance(classifier.network, Mixture):

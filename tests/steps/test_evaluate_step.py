@@ -109,6 +109,7 @@ class HandMade:
     def _save_temperature(self, fusion: str) -> None:
         content = CalibrationContent(
             temperature=TAU,
+            temperature_slope=0.0,
             images=1,
             loss_before=1.0,
             loss_after=1.0,
@@ -116,7 +117,8 @@ class HandMade:
             error_after=0.0,
         )
         path = self.workspace.calibration_path(fusion)
-        save_calibration(path, calibrating._header(self.workspace, fusion), content)
+        way = calibrating.Way(fusion)
+        save_calibration(path, calibrating._header(self.workspace, way), content)
 
     def _save_training(
         self,
