@@ -62,7 +62,8 @@ def doubt(P_BN: Tensor) -> Tensor:
     Returns:
         (B,) float in [0, 1].
     """
-    return torch.special.entr(P_BN).sum(dim=1) / math.log(P_BN.shape[1])
+    entropy_BN: Tensor = torch.special.entr(P_BN)
+    return entropy_BN.sum(dim=1) / math.log(P_BN.shape[1])
 
 
 def temper_probabilities(P_BN: Tensor, temperature: Temperature) -> Tensor:

@@ -4,12 +4,13 @@
 
 Pictures of 60 classes are drawn (tests/benchmarks/pictures.py), and there are 15
 experts with their first weights: speed does not depend on what they have learned. Then
-`train-gate` trains each of its two kinds of gate, one on the experts' features and one
-that is a network on images as large as an expert. *cached* is what the command does:
-the experts are asked once, and what they said is read from disk. *anew* has the same
-loop, loader, images kept in memory, loss and order of images, but runs the 15 networks
-on each batch. Both see centre views, so both must come to the same losses:
-``largest_difference_of_losses`` is how far those of an epoch lie apart, as a share.
+`train-gate` trains three of its kinds of gate: on the flat network, on the experts'
+features, and a network on images as large as an expert. *cached* is what the command
+does: the experts are asked once, and what they said is read from disk. *anew* has the
+same loop, loader, images kept in memory, loss and order of images, but runs the 15
+networks (and the flat one, where the gate sees it) on each batch. Both see centre
+views, so both must come to the same losses: ``largest_difference_of_losses`` is how far
+those of an epoch lie apart, as a share.
 
 Each training is a process of its own on one thread, and both ways take turns. All
 seconds are of the processor and medians of the rounds. An epoch leaves loading out, a
@@ -39,7 +40,7 @@ PACKAGES = ("deepme", "torch", "torchvision", "timm")
 BACKBONE, SIZE, BATCH = "vgg_tiny", 32, 64
 CLASSES, IMAGES, GROUPS = 60, 40, 15
 EPOCHS, USUAL_EPOCHS, ROUNDS = 3, 20, 2
-INPUTS, WAYS = ("features", "images"), ("cached", "anew")
+INPUTS, WAYS = ("flat", "features", "images"), ("cached", "anew")
 CONFIG = f"""\
 [cluster]
 T = {GROUPS}
@@ -50,6 +51,13 @@ val = 0.0
 test = 0.0
 
 [train-expert]
+backbone = "{BACKBONE}"
+weights = "none"
+image-size = {SIZE}
+warmup-epochs = 0
+epochs = 0
+
+[train-flat]
 backbone = "{BACKBONE}"
 weights = "none"
 image-size = {SIZE}
@@ -75,6 +83,7 @@ def prepare(root: Path) -> Path:
     deepme("cluster", *common)
     deepme("split", "--data", root / "images", *common)
     deepme("train-expert", "--group", "all", *common)
+    deepme("train-flat", *common)
     return workspace
 
 
@@ -99,6 +108,7 @@ def train(workspace: Path, input: str, way: str) -> None:
     )
     seconds = {"outputs": 0.0, "load": 0.0, "fit": 0.0}
     timed(train_gate, "outputs_of_experts", seconds, "outputs")
+    timed(train_gate, "outputs_of", seconds, "outputs")
     timed(train_gate, "fit", seconds, "fit")
     if way == "anew":
         ask_anew(Workspace(workspace), seconds)
@@ -126,13 +136,15 @@ def ask_anew(workspace: Any, seconds: dict[str, float]) -> None:
     """Have train-gate run all experts on each batch instead of reading outputs."""
     import torch
 
+    from deepme.core.mixture import flat_view
     from deepme.images.loading import training_batches
-    from deepme.inference import load_experts
+    from deepme.inference import load_experts, load_network
     from deepme.steps import train_gate
     from deepme.training.gate import GateImages, GateTask
 
     started = time.process_time()
     experts = [expert.eval() for expert in load_experts(workspace, workspace.groups())]
+    flat = load_network(workspace.flat(), workspace)
     seconds["load"] += time.process_time() - started
 
     class Asked(GateImages):
@@ -161,6 +173,11 @@ def ask_anew(workspace: Any, seconds: dict[str, float]) -> None:
             with torch.no_grad():
                 answers = [expert(batch.inputs) for expert in experts]
             Asked.last = [logits_BC for logits_BC, _ in answers]
+            if self.settings.input == "flat":
+                with torch.no_grad():
+                    logits, features = flat(batch.inputs)
+                view = flat_view(features, logits, members=self.members)
+                batch = replace(batch, inputs=view)
             if self.settings.input == "features":
                 features = torch.cat([found for _, found in answers], dim=1)
                 batch = replace(batch, inputs=features)
