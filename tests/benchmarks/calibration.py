@@ -1,23 +1,26 @@
 """Measure what the fitted temperature does to the calibration error on test images.
 
-    python tests/benchmarks/calibration.py IMAGES --seeds 3
-    python tests/benchmarks/calibration.py --workspace WORKSPACE
+    python tests/benchmarks/calibration.py IMAGES --seeds 3 [--keep FOLDER]
+    python tests/benchmarks/calibration.py --workspace WORKSPACE...
 
 IMAGES is a folder of class folders, all of WordNet. Of each class 40 % of the images
 are for training, 20 % for validation, on which the temperature is fitted, and 40 % for
 the test, so that chance adds little to an error. Under each seed `deepme run` trains
 everything and `deepme evaluate` tests the three ways to answer that people predict
-with. ``chance`` is the error that a perfectly calibrated classifier would show on as
-many images by chance alone: the mean over 200 draws of right and wrong answers at the
-bins' confidences. Writes docs/benchmarks/calibration.json. With --workspace the
-gate and the flat network of a mixture that is trained already are tested, on whatever
-images it has, into docs/benchmarks/calibration-real.json; its ``deepme-routed`` asks
-few experts and has the temperature of the mixture that asks all, which does not suit.
+with, and the gate that asks two experts an image, which has a temperature of its own
+(``deepme-routed``). ``chance`` is the error that a perfectly calibrated classifier
+would show on as many images by chance alone: the mean over 200 draws of right and wrong
+answers at the bins' confidences; ``beyond_chance`` is the share that is left of what
+the error was above that. Writes docs/benchmarks/calibration.json. With --workspace the
+gate, the route that `deepme route` chooses, and the flat network of mixtures that are
+trained already are tested, on whatever images they have, into
+docs/benchmarks/calibration-real.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -28,10 +31,11 @@ import numpy as np
 from extend import command
 from recording import record
 
+from deepme.artifacts.routing import load_routing
 from deepme.workspace import Workspace
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
-WAYS = ("flat", "gate", "attention")
+SYSTEMS = ("vgg16-ext", "deepme", "deepme-routed", "deepme-attention")
 SETTINGS = """\
 [cluster]
 T = 4
@@ -99,10 +103,12 @@ def trial(images: Path, seed: int, root: Path) -> list[dict[str, Any]]:
     """One seed: a row for each way to answer."""
     (root / "settings.toml").write_text(SETTINGS)
     options = ("--config", root / "settings.toml", "--seed", seed)
-    command("run", "--data", images, "-w", root / "workspace", *options)
+    place = ("-w", root / "workspace")
+    command("run", "--data", images, *place, *options)
+    command("evaluate", "--fusion", "gate", "--route-top", 2, *place)
     rows = of_workspace(Workspace(root / "workspace"))
-    assert len(rows) == len(WAYS)
-    return [{"way": row.pop("way"), "seed": seed, **row} for row in rows]
+    assert {row["system"] for row in rows} == set(SYSTEMS)
+    return [{"system": row.pop("system"), "seed": seed, **row} for row in rows]
 
 
 def of_workspace(workspace: Workspace) -> list[dict[str, Any]]:
@@ -112,68 +118,93 @@ def of_workspace(workspace: Workspace) -> list[dict[str, Any]]:
         content, counts = evaluation.content, evaluation.counts
         if content.calibrated_error is None:
             continue
+        chance = by_chance(counts.calibrated_images, counts.calibrated_confidence)
+        before, after = content.calibration_error, content.calibrated_error
         rows.append(
             {
-                "way": content.fusion,
                 "system": evaluation.origin.path.stem,
+                "experts": content.expert_passes,
                 "top1": content.macro["1"],
                 "temperature": content.temperature,
-                "before": content.calibration_error,
-                "after": content.calibrated_error,
-                "after_to_before": content.calibrated_error / content.calibration_error,
-                "chance": by_chance(
-                    counts.calibrated_images, counts.calibrated_confidence
-                ),
+                "temperature_slope": content.temperature_slope,
+                "before": before,
+                "after": after,
+                "after_to_before": after / before,
+                "chance": chance,
+                "beyond_chance": (after - chance) / (before - chance),
             }
         )
     return rows
 
 
-def record_workspace(workspace: Workspace) -> None:
-    """Write what a workspace's own evaluations came to."""
-    command("evaluate", "--fusion", "gate,flat", "-w", workspace.root)
-    groups = workspace.groups()
-    split = workspace.split(groups.origin)
-    setting = {
-        "classes": split.num_classes,
-        "experts": len(groups.members),
-        "validation_images": len(split.rows("val")),
-        "test_images": len(split.rows("test")),
-    }
-    figures = {"setting": setting, "runs": of_workspace(workspace)}
+def record_workspaces(workspaces: list[Workspace]) -> None:
+    """Write what trained workspaces come to."""
+    settings, rows = [], []
+    for number, workspace in enumerate(workspaces, start=1):
+        place = ("-w", workspace.root)
+        command("route", *place)
+        route = shlex.split(load_routing(workspace.routing_path).best.options)
+        command("evaluate", "--fusion", "gate,flat", *place)
+        command("evaluate", "--fusion", "gate", *route, *place)
+        groups = workspace.groups()
+        split = workspace.split(groups.origin)
+        settings.append(
+            {
+                "workspace": number,
+                "classes": split.num_classes,
+                "experts": len(groups.members),
+                "gate": f"on {workspace.gate().origin.header.settings['input']}",
+                "validation_images": len(split.rows("val")),
+                "test_images": len(split.rows("test")),
+            }
+        )
+        tested = of_workspace(workspace)
+        kept = [row for row in tested if row["system"] in SYSTEMS]
+        rows += [{"workspace": number, **row} for row in kept]
     record(
         "calibration-real",
-        command="python tests/benchmarks/calibration.py --workspace WORKSPACE",
+        command="python tests/benchmarks/calibration.py --workspace WORKSPACE...",
         packages=PACKAGES,
-        figures=figures,
+        figures={"settings": settings, "runs": rows, "means": means_of(rows)},
     )
-    print(figures)
+    print(means_of(rows))
+
+
+def means_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each system, over its rows."""
+    means = {}
+    for system in dict.fromkeys(row["system"] for row in rows):
+        of_system = [row for row in rows if row["system"] == system]
+        figures = ("before", "after", "chance")
+        mean = {name: fmean(row[name] for row in of_system) for name in figures}
+        before, after, chance = mean.values()
+        mean["after_to_before"] = after / before
+        mean["beyond_chance"] = (after - chance) / (before - chance)
+        if len(of_system) > 1:
+            mean["after_sd"] = stdev(row["after"] for row in of_system)
+        means[system] = mean
+    return means
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workspace", type=Path, help="of a trained mixture")
+    parser.add_argument("--keep", type=Path, help="folder that keeps what was trained")
+    parser.add_argument("--workspace", type=Path, nargs="+", help="of trained mixtures")
     asked = parser.parse_args()
     if asked.workspace:
-        return record_workspace(Workspace(asked.workspace))
+        return record_workspaces(list(map(Workspace, asked.workspace)))
     if not asked.images:
         parser.error("expected IMAGES or --workspace")
     rows: list[dict[str, Any]] = []
     for seed in range(asked.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            rows += trial(asked.images.absolute(), seed, Path(folder))
-        print(*rows[-len(WAYS) :], sep="\n", file=sys.stderr)
-    means = {}
-    for way in WAYS:
-        of_way = [row for row in rows if row["way"] == way]
-        figures = ("before", "after", "after_to_before", "chance")
-        means[way] = {name: fmean(row[name] for row in of_way) for name in figures}
-        if asked.seeds > 1:
-            means[way]["after_to_before_sd"] = stdev(
-                row["after_to_before"] for row in of_way
-            )
+            root = (asked.keep or Path(folder)) / str(seed)
+            root.mkdir(parents=True, exist_ok=True)
+            rows += trial(asked.images.absolute(), seed, root)
+        print(*rows[-len(SYSTEMS) :], sep="\n", file=sys.stderr)
+    means = means_of(rows)
     record(
         "calibration",
         command=f"python tests/benchmarks/calibration.py IMAGES --seeds {asked.seeds}",

@@ -1,14 +1,14 @@
 """Measure how few of 15 experts an image needs to be shown to.
 
-    python tests/benchmarks/routing.py [--workspace WORKSPACE]
+    python tests/benchmarks/routing.py [--workspace WORKSPACE...]
 
 Pictures of 60 classes are drawn (tests/benchmarks/pictures.py); the seven commands
 train 15 experts and a gate, `deepme route` chooses a route on validation images, and
 `deepme evaluate` measures it on test images beside asking all experts. ``routes`` is
 the curve on validation images. The pictures are easy: with 99 % right, one expert is
 enough, and little is said of harder ones. Writes docs/benchmarks/routing.json. With
---workspace the same is measured on a mixture that is trained already, on whatever
-images it has learned, and written to routing-real.json.
+--workspace the same is measured on mixtures that are trained already, on whatever
+images they have learned, and written to routing-real.json.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def train(root: Path) -> list[str | Path]:
     return common
 
 
-def measure(common: list[str | Path]) -> dict[str, Any]:
-    """Choose a route and evaluate it."""
+def measure(common: list[str | Path], gate: str) -> dict[str, Any]:
+    """Choose a route for a gate and evaluate it."""
     routing = as_json("route", *common)
     best = routing["routes"][routing["chosen"]]
     options = ["--route-least", best["least"]]
@@ -101,7 +101,7 @@ def measure(common: list[str | Path]) -> dict[str, Any]:
     for name, route in (("all experts", []), ("the chosen route", options)):
         evaluate = ("evaluate", "--topk", "1", *map(str, route), *common)
         system = as_json(*evaluate)[0]
-        found[name] = {
+        found[f"{gate}: {name}"] = {
             "macro_top1": system["macro"]["1"],
             "expert_passes": system["expert_passes"],
             "images": system["images"],
@@ -114,14 +114,27 @@ def measure(common: list[str | Path]) -> dict[str, Any]:
         "points_lost_on_validation": 100 * (routing["dense"] - best["macro"]),
     }
     routes = [
-        {key: "" if route[key] is None else route[key] for key in route}
+        {"gate": gate}
+        | {key: "" if route[key] is None else route[key] for key in route}
         for route in routing["routes"]
     ]
-    return {"test": found, "routing": comparison, "routes": routes}
+    return {"test": found, "routing": {gate: comparison}, "routes": routes}
+
+
+def of_workspaces(roots: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Setting and figures of mixtures that are trained already."""
+    (setting, figures), *others = map(of_workspace, roots)
+    for its_setting, more in others:
+        if its_setting != setting:
+            raise SystemExit(f"{setting} and {its_setting} are no one setting")
+        figures["test"] |= more["test"]
+        figures["routing"] |= more["routing"]
+        figures["routes"] += more["routes"]
+    return setting, figures
 
 
 def of_workspace(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Setting and figures of a mixture that is trained already."""
+    """Setting and figures of one of them."""
     workspace = Workspace(root)
     groups = workspace.groups()
     split = workspace.split(groups.origin)
@@ -133,13 +146,14 @@ def of_workspace(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "images": len(split.images),
         "experts": len(groups.members),
     }
-    return setting, measure(["-w", root, "--device", "cpu", "--threads", "1"])
+    gate = f"gate on {workspace.gate().origin.header.settings['input']}"
+    return setting, measure(["-w", root, "--device", "cpu", "--threads", "1"], gate)
 
 
 def of_drawn_pictures() -> tuple[dict[str, Any], dict[str, Any]]:
     """Setting and figures of a mixture that is trained for it."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(train(Path(folder)))
+        figures = measure(train(Path(folder)), "gate on images")
     setting = {
         "backbone": "vgg_small",
         "image_size": SIZE,
@@ -152,10 +166,10 @@ def of_drawn_pictures() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workspace", type=Path, help="of a trained mixture")
+    parser.add_argument("--workspace", type=Path, nargs="+", help="of trained mixtures")
     trained = parser.parse_args().workspace
-    setting, figures = of_workspace(trained) if trained else of_drawn_pictures()
-    given = " --workspace WORKSPACE" if trained else ""
+    setting, figures = of_workspaces(trained) if trained else of_drawn_pictures()
+    given = " --workspace WORKSPACE..." if trained else ""
     record(
         "routing-real" if trained else "routing",
         command=f"python tests/benchmarks/routing.py{given}",

@@ -49,7 +49,12 @@ def watched(*arguments: object, inside: Path, secret: Path | None = None) -> Chi
 def misdeeds(end: ChildEnd) -> str:
     """What is wrong with what it did."""
     lines = end.output.splitlines()
-    deeds = [line for line in lines if line.startswith("did: ")]
+    # What the interpreter keeps of the modules that it compiles is no deed of theirs.
+    deeds = [
+        line
+        for line in lines
+        if line.startswith("did: ") and "/__pycache__/" not in line
+    ]
     peak = peak_of(end)
     if peak > MOST_MEMORY:
         deeds.append(f"{peak:,} KiB of memory")
