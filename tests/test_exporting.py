@@ -44,8 +44,7 @@ def network(outputs: int) -> Network:
 
 MEMBERS = Members.of([[0, 1, 2], [2, 3, 4]], num_classes=5)
 NETWORKS: dict[str, Any] = {
-    # Its second expert has an output for images of other groups.
-    "a gate on images": lambda: Mixture([network(3), network(4)], network(2), MEMBERS),
+    # A gate on images goes through the command, in another test.
     "routed by confidences": lambda: Mixture(
         [network(3), network(3)],
         FeatureGate(2 * network(3).num_features + 6, 2),
@@ -55,7 +54,8 @@ NETWORKS: dict[str, Any] = {
         least=0.3,
     ),
     "a gate on the flat network": lambda: Mixture(
-        [network(3), network(3)],
+        # The second has an output for images of other groups.
+        [network(3), network(4)],
         FlatGate(network(5).num_features, 2),
         MEMBERS,
         input="flat",

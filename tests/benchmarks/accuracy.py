@@ -1,11 +1,12 @@
 """Record what `deepme compare` came to beside the paper's Table 1.
 
     python tests/benchmarks/accuracy.py COMPARISON... [--wide COMPARISON...]
+    python tests/benchmarks/accuracy.py COMPARISON... --name gates
 
 COMPARISON is a folder of `deepme compare`; docs/benchmarks/accuracy.md has the commands
 that make it. Of several, made with different ``--first-seed``, the seeds are joined.
 Those of ``--wide`` hold a flat network as wide as the mixture, alone.
-Prints the table and writes docs/benchmarks/accuracy.json.
+Prints the table and writes docs/benchmarks/accuracy.json, or NAME.json.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ PAPER = {"dmde": 2.6, "vgg16-ext": 4.5, "deepme-nossc": 11.9, "deepme-nogate": 2
 WIDE = "flat-wide"
 
 RIVALS = (*PAPER, "flat-ensemble", "flat-longer", WIDE, "deepme", "coarse")
-OURS = ("deepme", "coarse", "features", "features-longer", "attention", "joint")
+OURS = (
+    *("deepme", "coarse", "features", "features-longer", "attention", "joint"),
+    *("gate-flat", "gate-features", "gate-confidences"),
+)
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 
@@ -139,6 +143,7 @@ def main() -> None:
         "comparison", type=Path, nargs="+", help="folder of `deepme compare`"
     )
     parser.add_argument("--wide", type=Path, nargs="*", default=[])
+    parser.add_argument("--name", default="accuracy", help="of the record")
     found = parser.parse_args()
     content = joined(
         [load_comparison(at / "comparison.json") for at in found.comparison]
@@ -149,10 +154,14 @@ def main() -> None:
         )
         content = replace(content, systems=(*content.systems, wide))
     results = {result.system: result for result in content.systems}
+    command = "python tests/benchmarks/accuracy.py COMPARISON..."
+    if found.wide:
+        command += " --wide COMPARISON..."
+    if found.name != "accuracy":
+        command += f" --name {found.name}"
     record(
-        "accuracy",
-        command="python tests/benchmarks/accuracy.py COMPARISON... "
-        "--wide COMPARISON...",
+        found.name,
+        command=command,
         packages=PACKAGES,
         figures={
             "data": {

@@ -19,7 +19,9 @@ from pathlib import Path
 import fleet
 import pytest
 from injection import Calls, ChildEnd, command, die, snapshot
+from tally import Tally
 
+TIER = "resume equivalence, several processes"
 OFTEN = ("--checkpoint-minutes", "1e-6")
 STEPS = 8
 """Of the first expert: two epochs of four batches."""
@@ -60,6 +62,11 @@ def work(untrained: Path, tiny_config: Path, tiny_network: str) -> Work:
     return one
 
 
+def count(tally: Tally, name: str, *ends: ChildEnd) -> None:
+    """One more case that has ended as it should; its output is searched all the same."""
+    tally.case(name, output="".join(end.output for end in ends))
+
+
 def assert_lost(end: ChildEnd) -> None:
     errors = [line for line in end.output.splitlines() if line.startswith("error:")]
     assert end.code == 4, end.output
@@ -71,7 +78,7 @@ def assert_lost(end: ChildEnd) -> None:
 class TestKilled:
     @pytest.mark.parametrize("victim", [0, 1, 2])
     def test_at_any_step_the_others_end_and_all_of_them_resume(
-        self, untrained: Path, work: Work, victim: int
+        self, untrained: Path, work: Work, victim: int, tally: Tally
     ):
         """Three processes, and shares of three or two images."""
         for end in fleet.together(*[work()] * 3):
@@ -90,8 +97,11 @@ class TestKilled:
             for end in fleet.together(*[work()] * 3):
                 assert end.code == 0, end.output
             assert snapshot(untrained / "experts") == undisturbed
+            count(tally, f"process {victim} killed at step {step}", *ends)
 
-    def test_while_the_last_files_are_written(self, untrained: Path, work: Work):
+    def test_while_the_last_files_are_written(
+        self, untrained: Path, work: Work, tally: Tally
+    ):
         def killed_at(number: int) -> Callable[[], None]:
             trains = work()
 
@@ -108,22 +118,28 @@ class TestKilled:
             assert_lost(second)
             for end in fleet.together(work(), work()):
                 assert end.code == 0, end.output
+            count(tally, f"killed at file {number}", first, second)
 
 
-def test_a_process_that_hangs_counts_as_lost_after_the_timeout(work: Work):
+def test_a_process_that_hangs_counts_as_lost_after_the_timeout(
+    work: Work, tally: Tally
+):
     def stop() -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     timeout = ("--timeout", "5")
     first, second = fleet.start(work(*timeout, step=3, action=stop), work(*timeout))
     started = time.monotonic()
-    assert_lost(second.wait(90))
+    left = second.wait(90)
+    assert_lost(left)
     assert time.monotonic() - started < 90
     first.send(signal.SIGCONT)
-    assert_lost(first.wait(90))
+    woken = first.wait(90)
+    assert_lost(woken)
+    count(tally, "a process hangs", left, woken)
 
 
-def test_an_error_of_one_ends_the_other(work: Work):
+def test_an_error_of_one_ends_the_other(work: Work, tally: Tally):
     def full() -> None:
         raise MemoryError
 
@@ -131,10 +147,11 @@ def test_an_error_of_one_ends_the_other(work: Work):
     assert first.code == 3, first.output
     assert "out of memory" in first.output
     assert_lost(second)
+    count(tally, "an error of one", first, second)
 
 
 @pytest.mark.timeout(900)
-def test_killed_under_torchrun(untrained: Path, tiny_config: Path, tmp_path: Path):
+def test_killed_under_torchrun(untrained: Path, tiny_config: Path, tally: Tally):
     """Its own summary says how the survivor ended; torchrun always ends with 1."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     trains = ["train-flat", "--config", tiny_config, "--workspace", untrained]
@@ -165,9 +182,11 @@ def test_killed_under_torchrun(untrained: Path, tiny_config: Path, tmp_path: Pat
     errors = [line for line in told.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, told
     assert "another process of this training has ended" in errors[0]
+    # torchrun tells of the lost one by a traceback of its own.
+    tally.case("killed under torchrun")
 
 
-def test_torchrun_starts_it(untrained: Path, tiny_config: Path):
+def test_torchrun_starts_it(untrained: Path, tiny_config: Path, tally: Tally):
     options = ["--config", tiny_config, "--workspace", untrained, "--warmup-epochs=0"]
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -180,3 +199,4 @@ def test_torchrun_starts_it(untrained: Path, tiny_config: Path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(untrained / "flat/training.json")]
     assert done.stderr.count("finetune epoch 1/1") == 1
+    tally.case("started by torchrun", output=done.stderr)
