@@ -63,7 +63,7 @@ def work(untrained: Path, tiny_config: Path, tiny_network: str) -> Work:
 
 
 def count(tally: Tally, name: str, *ends: ChildEnd) -> None:
-    """One more case that has ended as it should; its output is searched all the same."""
+    """Count a case that has ended as it should; its output is searched as well."""
     tally.case(name, output="".join(end.output for end in ends))
 
 
