@@ -271,12 +271,13 @@ def _start(
 
 def _pass_on(lines: TextIO, number: int, errors: dict[int, str]) -> None:
     """Print what a process says; bars of several would write over each other."""
-    for line in lines:
-        text = line.rstrip("\n")
-        if text.startswith("error: "):
-            errors[number] = text.removeprefix("error: ")
-            text = f"group {number} failed: {errors[number]}"
-        tell(text)
+    with lines:
+        for line in lines:
+            text = line.rstrip("\n")
+            if text.startswith("error: "):
+                errors[number] = text.removeprefix("error: ")
+                text = f"group {number} failed: {errors[number]}"
+            tell(text)
 
 
 @contextmanager

@@ -54,9 +54,9 @@ def spoil_an_image_of(workspace: Workspace, number: int, images: Path) -> Path:
     return path
 
 
-def test_side_by_side_they_are_the_same(untrained, options, run_cli, invoke):
+def test_side_by_side_they_are_the_same(untrained, options, invoke):
     some = ("train-expert", "--group", "1,3", *options[3:])
-    ended = run_cli(*some, "--jobs", 2, timeout=240)
+    ended = invoke(*some, "--jobs", 2)
     assert ended.code == 0, ended.stderr
     lines = [str(untrained.expert_path(number)) for number in (1, 3)]
     assert ended.stdout.split() == lines
@@ -71,14 +71,14 @@ def test_side_by_side_they_are_the_same(untrained, options, run_cli, invoke):
 
 @pytest.mark.parametrize(("jobs", "group"), [(1, "all"), (2, "2,3")])
 def test_a_group_that_fails_leaves_the_others_alone(
-    untrained, options, run_cli, tiny_images, jobs, group
+    untrained, options, invoke, tiny_images, jobs, group
 ):
     path = spoil_an_image_of(untrained, 2, tiny_images)
     kept = path.read_bytes()
     path.write_bytes(b"no image")
     try:
         some = ("train-expert", "--group", group, *options[3:])
-        ended = run_cli(*some, "--jobs", jobs, timeout=240)
+        ended = invoke(*some, "--jobs", jobs)
     finally:
         path.write_bytes(kept)
     assert ended.code == 2
@@ -92,8 +92,8 @@ def test_a_group_that_fails_leaves_the_others_alone(
     assert there == [group == "all", False, True]
 
 
-def test_a_setting_no_group_can_have_stops_at_once(untrained, options, run_cli):
-    ended = run_cli(*options, "--backbone", "vgg61")
+def test_a_setting_no_group_can_have_stops_at_once(untrained, options, invoke):
+    ended = invoke(*options, "--backbone", "vgg61")
     assert ended.code == 2
     assert ended.stderr.startswith("error: --backbone is vgg61")
 
