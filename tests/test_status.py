@@ -145,7 +145,7 @@ def test_a_stale_routed_evaluation_names_its_route(
     routed = ("evaluate", "--fusion", "gate", "--route-top", 1)
     ended = invoke(*routed, "-w", tiny_workspace, "--config", tiny_config)
     assert ended.code == 0, ended.stderr
-    (tiny_workspace / "calibration" / "gate.json").unlink()
+    (tiny_workspace / "calibration" / "gate-top1.json").unlink()
     (tiny_workspace / "evaluation" / "deepme.json").unlink()
     ended = invoke("report", "-w", tiny_workspace)
     assert ended.code == 2
