@@ -10,8 +10,8 @@ everything and `deepme evaluate` tests the three ways to answer that people pred
 with, and the gate that asks two experts an image, which has a temperature of its own
 (``deepme-routed``). ``chance`` is the error that a perfectly calibrated classifier
 would show on as many images by chance alone: the mean over 200 draws of right and wrong
-answers at the bins' confidences; ``beyond_chance`` is the share that is left of what
-the error was above that. Writes docs/benchmarks/calibration.json. With --workspace the
+answers at the bins' confidences; an error of less than twice that cannot be halved.
+Writes docs/benchmarks/calibration.json. With --workspace the
 gate, the route that `deepme route` chooses, and the flat network of mixtures that are
 trained already are tested, on whatever images they have, into
 docs/benchmarks/calibration-real.json.
@@ -131,7 +131,6 @@ def of_workspace(workspace: Workspace) -> list[dict[str, Any]]:
                 "after": after,
                 "after_to_before": after / before,
                 "chance": chance,
-                "beyond_chance": (after - chance) / (before - chance),
             }
         )
     return rows
@@ -148,19 +147,23 @@ def record_workspaces(workspaces: list[Workspace]) -> None:
         command("evaluate", "--fusion", "gate", *route, *place)
         groups = workspace.groups()
         split = workspace.split(groups.origin)
+        sees = workspace.gate().origin.header.settings["input"]
         settings.append(
             {
                 "workspace": number,
                 "classes": split.num_classes,
                 "experts": len(groups.members),
-                "gate": f"on {workspace.gate().origin.header.settings['input']}",
+                "gate": f"on {sees}",
                 "validation_images": len(split.rows("val")),
                 "test_images": len(split.rows("test")),
             }
         )
-        tested = of_workspace(workspace)
-        kept = [row for row in tested if row["system"] in SYSTEMS]
-        rows += [{"workspace": number, **row} for row in kept]
+        for row in of_workspace(workspace):
+            if row["system"] not in SYSTEMS:
+                continue
+            if row["experts"]:
+                row["system"] += f", gate on {sees}"
+            rows.append({"workspace": number, **row})
     record(
         "calibration-real",
         command="python tests/benchmarks/calibration.py --workspace WORKSPACE...",
@@ -177,9 +180,7 @@ def means_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         of_system = [row for row in rows if row["system"] == system]
         figures = ("before", "after", "chance")
         mean = {name: fmean(row[name] for row in of_system) for name in figures}
-        before, after, chance = mean.values()
-        mean["after_to_before"] = after / before
-        mean["beyond_chance"] = (after - chance) / (before - chance)
+        mean["after_to_before"] = mean["after"] / mean["before"]
         if len(of_system) > 1:
             mean["after_sd"] = stdev(row["after"] for row in of_system)
         means[system] = mean
