@@ -24,7 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,6 +132,28 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("settings") / "tiny.toml"
     path.write_text(TINY_CONFIG)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def demo_process(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[bytes], Path] | None]:
+    """The demo, made from the first test on by a core that the tests leave free.
+
+    None where no test asks for it; else the process and the workspace.
+    """
+    if not any(item.path.name == "test_demo.py" for item in request.session.items):
+        yield None
+        return
+    # As in the tutorial, whose commands are run in the folder above.
+    workspace = tmp_path_factory.mktemp("tutorial") / "demo"
+    command = [sys.executable, "-m", "deepme", "-q", "demo", "-w", str(workspace)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield process, workspace
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")
