@@ -108,6 +108,8 @@ def _lineage(
         origins += [output.origin for output in voters.images.outputs]
     if fusion in NEEDS_GATE and voters.gate:
         origins.append(voters.gate.origin)
+        if voters.images.flat:
+            origins.append(voters.images.flat.origin)
     if fusion in NEEDS_FLAT:
         origins.append(voters.whole["flat"].origin)
     if fusion == "attention":

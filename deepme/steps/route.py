@@ -67,13 +67,12 @@ def run(
     path = workspace.routing_path
     with workspace.lock():
         voters = voters_of(workspace, groups, split, "val", machine, ["gate"])
-        outputs = [output.origin for output in voters.images.outputs]
         header = Header(
             kind=KIND,
             schema_version=SCHEMA,
             settings=settings.to_dict(),
             classes=groups.origin.header.classes,
-            made_from=workspace.made_from(gate.origin, *outputs),
+            made_from=workspace.made_from(gate.origin, *voters.images.origins),
         )
         if workspace.is_current(path, header):
             note(f"the routing is up to date: {path}")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from deepme import outputs
+from deepme.artifacts.evaluation import load_evaluation
 from deepme.artifacts.split import ImageIndex
 from deepme.config import EvaluateSettings, GateSettings, MachineSettings
 from deepme.errors import ArtifactError, InputError, Interrupted
@@ -114,6 +115,9 @@ class TestResult:
         assert "outputs/val/flat.h5" in made_from
         settings = EvaluateSettings(topk=(1,), fusion=("gate", "coarse"))
         gate, coarse = evaluate.run(settings, MACHINE, workspace)
+        path = workspace.evaluation_path("deepme")
+        tested = load_evaluation(path).origin.header.made_from
+        assert "outputs/test/flat.h5" in tested
         assert gate.macro == coarse.macro
         assert gate.right_group == coarse.right_group
         assert gate.calibration_error == pytest.approx(coarse.calibration_error)
