@@ -97,6 +97,31 @@ def outputs_of_experts(
     ]
 
 
+def outputs_of_flat(
+    workspace: Workspace,
+    split: Split,
+    subset: str,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+) -> Outputs:
+    """Load what a gate on the flat network sees: its outputs and features.
+
+    Raises:
+        ArtifactError: the flat network is missing or stale.
+        InputError: an unreadable image, by the policy.
+    """
+    return outputs_of(
+        workspace.flat(),
+        workspace,
+        split,
+        subset,
+        compute=compute,
+        machine=machine,
+        with_features=True,
+    )
+
+
 def outputs_of(
     expert: Expert,
     workspace: Workspace,

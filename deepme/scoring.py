@@ -39,7 +39,7 @@ from deepme.inference import (
     load_weights,
     temperature_of,
 )
-from deepme.outputs import outputs_of, outputs_of_experts
+from deepme.outputs import outputs_of, outputs_of_experts, outputs_of_flat
 from deepme.settings import resolve
 from deepme.systems import NEEDS_FLAT, NEEDS_GATE, WHOLE
 from deepme.training.gate import GateImages, gate_batches
@@ -294,14 +294,8 @@ def voters_of(
         )
     flat = None
     if sees == "flat":
-        flat = outputs_of(
-            workspace.flat(),
-            workspace,
-            split,
-            subset,
-            compute=compute,
-            machine=machine,
-            with_features=True,
+        flat = outputs_of_flat(
+            workspace, split, subset, compute=compute, machine=machine
         )
     whole = {
         name: outputs_of(

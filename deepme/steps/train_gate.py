@@ -20,7 +20,7 @@ from deepme.images.keeping import room_for
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import build_gate
-from deepme.outputs import outputs_of, outputs_of_experts
+from deepme.outputs import outputs_of_experts, outputs_of_flat
 from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
@@ -132,14 +132,8 @@ def _images(
     )
     flat = None
     if settings.input == "flat":
-        flat = outputs_of(
-            workspace.flat(),
-            workspace,
-            split,
-            subset,
-            compute=compute,
-            machine=machine,
-            with_features=True,
+        flat = outputs_of_flat(
+            workspace, split, subset, compute=compute, machine=machine
         )
     return GateImages.of(split.images, split.rows(subset), outputs, flat=flat)
 

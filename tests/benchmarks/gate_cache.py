@@ -108,7 +108,7 @@ def train(workspace: Path, input: str, way: str) -> None:
     )
     seconds = {"outputs": 0.0, "load": 0.0, "fit": 0.0}
     timed(train_gate, "outputs_of_experts", seconds, "outputs")
-    timed(train_gate, "outputs_of", seconds, "outputs")
+    timed(train_gate, "outputs_of_flat", seconds, "outputs")
     timed(train_gate, "fit", seconds, "fit")
     if way == "anew":
         ask_anew(Workspace(workspace), seconds)
