@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex
 from deepme.classifier import Classifier, classifier_of
 from deepme.config import MachineSettings, PredictSettings
@@ -296,12 +296,10 @@ class _Speaker:
 
 def _index(paths: Sequence[Path]) -> ImageIndex:
     """Files anywhere, as an index below the root folder."""
-    raw = [os.fsencode(path.absolute())[1:] for path in paths]
     none = np.empty(0, dtype=np.int64)
     return ImageIndex(
         root=Path("/"),
-        path_bytes=np.frombuffer(b"".join(raw), dtype=np.uint8),
-        path_end=np.cumsum([len(path) for path in raw]),
+        paths=PackedPaths.pack(str(path.absolute())[1:] for path in paths),
         label=np.zeros(len(paths), dtype=np.int32),
         archives=(),
         archive=none.astype(np.int16),

@@ -310,7 +310,7 @@ class TestUnreadableImages:
         paths = []
         for label in (first, second):
             row = split.rows("train", np.array([label]))[0]
-            paths.append(images / split.images.path(int(row)))
+            paths.append(images / split.images.paths[int(row)])
         paths[0].write_bytes(paths[0].read_bytes()[:-40])
         paths[1].write_text("<html>not found</html>")
         return paths
@@ -350,7 +350,7 @@ class TestUnreadableImages:
     ):
         skip = ("--on-bad", "skip", "--max-bad", 0.1, "--config", tiny_config)
         split = Workspace(workspace).split(Workspace(workspace).groups().origin)
-        victim = split.images.root / split.images.path(int(split.rows("test")[0]))
+        victim = split.images.root / split.images.paths[int(split.rows("test")[0])]
         victim.write_bytes(b"")
         for command in (
             ("train-expert", "--group", "all"),
@@ -651,7 +651,7 @@ class TestEdges:
         assert invoke("split", "--data", images, "--config", tiny_config).code == 0
         split = Workspace(workspace).split(Workspace(workspace).groups().origin)
         for row in split.rows("val"):
-            (images / split.images.path(int(row))).write_bytes(b"")
+            (images / split.images.paths[int(row)]).write_bytes(b"")
         for command in (("train-expert", "--group", "all"), ("train-gate",)):
             ended = invoke(*command, *common)
             assert ended.code == 0, ended.stderr

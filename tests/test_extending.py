@@ -118,8 +118,8 @@ class TestPlaces:
         rows = (0, 1, count - 1)
         images, was = second.images, first.images
         for row in rows:
-            assert images.root / images.path(row) == was.root / was.path(row)
-        assert images.root / images.path(count) == new_images / LION / "00.png"
+            assert images.root / images.paths[row] == was.root / was.paths[row]
+        assert images.root / images.paths[count] == new_images / LION / "00.png"
         assert set(second.subset[count:]) == {0, 1, 2}
 
     def test_place_only_trains_nothing(

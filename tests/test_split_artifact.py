@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import Command
 
+from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex, load_split, save_split, split_header
 from deepme.errors import ArtifactError
 from deepme.storage.header import Header
@@ -19,11 +20,10 @@ HEADER = split_header("", {})
 
 def index(names: Sequence[str], archives: tuple[str, ...] = ()) -> ImageIndex:
     """Images of these names, all of the first class."""
-    encoded, inside = [name.encode() for name in names], len(names) * bool(archives)
+    inside = len(names) * bool(archives)
     return ImageIndex(
         root=Path("/images"),
-        path_bytes=np.frombuffer(b"".join(encoded), np.uint8),
-        path_end=np.cumsum([len(name) for name in encoded], dtype=np.int64),
+        paths=PackedPaths.pack(names),
         label=np.zeros(len(names), np.int32),
         archives=archives,
         archive=np.zeros(inside, np.int16),
@@ -73,14 +73,32 @@ def test_other_names_with_dots_are_taken(
     path: Path, names: list[str], archives: tuple[str, ...]
 ) -> None:
     images = load_split(seal(path, index(names, archives))).images
-    assert [images.path(row) for row in range(len(images))] == names
+    assert list(images.paths) == names
 
 
-@pytest.mark.parametrize("ends", [[8, 8], [-1, 16], [8, 17], [8, 15], [16, 8]], ids=str)
-def test_ends_that_do_not_ascend_to_the_end(path: Path, ends: list[int]) -> None:
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"shared": [0, 9]},
+        {"shared": [1, 3]},
+        {"length": [8, 6]},
+        {"length": [8, 4]},
+        {"length": [13, 0], "shared": [0, 0]},
+        {"rest": []},
+    ],
+    ids=str,
+)
+def test_paths_that_do_not_fit_each_other(
+    path: Path, forged: dict[str, list[int]]
+) -> None:
     images = index(["n1/a.png", "n1/b.png"])
-    assert images.path_end.tolist() == [8, 16]
-    seal(path, replace(images, path_end=np.array(ends)))
+    arrays = {
+        name: getattr(images.paths, name) for name in ("shared", "length", "rest")
+    }
+    assert [arrays["shared"].tolist(), arrays["length"].tolist()] == [[0, 3], [8, 5]]
+    for name, values in forged.items():
+        arrays[name] = np.array(values, arrays[name].dtype)
+    seal(path, replace(images, paths=PackedPaths(**arrays)))
     with pytest.raises(ArtifactError, match=r"is corrupt: .*its paths"):
         load_split(path)
 

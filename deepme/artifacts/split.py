@@ -1,13 +1,12 @@
 """split.h5: every image, its class and its subset, in packed arrays.
 
-About 43 bytes an image (a path's own 30 or so, 8 for its end, 4 for the label, 1 for
-the subset; 14 more for images inside tar files), never Python objects, so that 9
-million images fit in memory and are shared by the loader's processes.
+About 17 bytes an image (12 for a path of 30, 4 for the label, 1 for the subset; 14 more
+for images inside tar files), never Python objects, so that 9 million images fit in
+memory and are shared by the loader's processes.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
+from deepme.artifacts.paths import PackedPaths, leads_out
 from deepme.errors import ArtifactError
 from deepme.storage.hdf5 import (
     dataset,
@@ -29,7 +29,7 @@ from deepme.storage.hdf5 import (
 from deepme.storage.header import Header, corrupt
 from deepme.text import clean
 
-KIND, SCHEMA = "split", 1
+KIND, SCHEMA = "split", 2
 
 SUBSETS = ("train", "val", "test")
 
@@ -40,8 +40,7 @@ class ImageIndex:
 
     Attributes:
         root: the folder all paths start from.
-        path_bytes: (P,) uint8, the relative paths one after the other.
-        path_end: (M,) int64, where each path ends.
+        paths: M relative paths; inside an archive, the member's name.
         label: (M,) int32, position in the class list.
         archives: relative paths of the tar files; empty for a folder of files, and
             then the three arrays that follow have length 0.
@@ -51,8 +50,7 @@ class ImageIndex:
     """
 
     root: Path
-    path_bytes: NDArray[np.uint8]
-    path_end: NDArray[np.int64]
+    paths: PackedPaths
     label: NDArray[np.int32]
     archives: tuple[str, ...]
     archive: NDArray[np.int16]
@@ -66,26 +64,13 @@ class ImageIndex:
     @property
     def nbytes(self) -> int:
         """Bytes held by the arrays."""
-        arrays = (
-            self.path_bytes,
-            self.path_end,
-            self.label,
-            self.archive,
-            self.offset,
-            self.size,
-        )
+        arrays = (self.paths, self.label, self.archive, self.offset, self.size)
         return sum(array.nbytes for array in arrays)
-
-    def path(self, row: int) -> str:
-        """The relative path of one image; inside an archive, the member's name."""
-        start = int(self.path_end[row - 1]) if row else 0
-        raw = self.path_bytes[start : int(self.path_end[row])].tobytes()
-        return raw.decode("utf-8", "surrogateescape")
 
     def display_path(self, row: int) -> str:
         """The path for messages: ``ARCHIVE!MEMBER`` for images inside a tar file."""
         prefix = f"{self.archives[self.archive[row]]}!" if self.archives else ""
-        return clean(f"{self.root}/{prefix}{self.path(row)}")
+        return clean(f"{self.root}/{prefix}{self.paths[row]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +144,8 @@ def save_split(
         file.attrs["num_classes"] = num_classes
         write_strings(file, "root", [str(images.root)])
         write_strings(file, "archives", list(images.archives))
+        for name in ("shared", "length", "rest"):
+            file[f"path_{name}"] = getattr(images.paths, name)
         for name in _ARRAYS:
             file[name] = getattr(images, name)
         file["subset"] = subset
@@ -171,34 +158,17 @@ def _require_inside(path: Path, images: ImageIndex) -> None:
 
     What is inside a tar file is found by its offset, whatever its name is.
     """
-    ends, packed = images.path_end, images.path_bytes
-    if np.any(np.diff(ends, prepend=0) <= 0):
-        raise corrupt(path, "the ends of its paths do not ascend")
-    if ends[-1:].sum() != len(packed):
-        raise corrupt(path, "its paths end elsewhere than it says")
-    names = images.archives or [images.path(row) for row in _suspicious(ends, packed)]
-    outside = [name for name in names if _leads_out(name)]
-    if outside:
-        raise corrupt(path, f"{outside[0]!r} leads out of {images.root}")
+    if not images.paths.are_whole():
+        raise corrupt(path, "its paths do not fit each other")
+    if images.archives:
+        outside = next(filter(leads_out, images.archives), None)
+    else:
+        outside = images.paths.leading_out()
+    if outside is not None:
+        raise corrupt(path, f"{outside!r} leads out of {images.root}")
 
 
-def _suspicious(ends: NDArray[np.int64], packed: NDArray[np.uint8]) -> list[int]:
-    """The few rows of millions whose paths are worth a look of their own."""
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
-    dots = np.array([found.start() for found in _DOTS.finditer(packed.data)], np.int64)
-    nulls = np.flatnonzero(packed == 0)
-    places = np.concatenate([starts[packed[starts] == ord("/")], dots, nulls])
-    return [int(row) for row in np.unique(np.searchsorted(ends, places, "right"))]
-
-
-def _leads_out(name: str) -> bool:
-    return name.startswith("/") or "\0" in name or ".." in name.split("/")
-
-
-_DOTS = re.compile(rb"\.\.")
 _ARRAYS = {
-    "path_bytes": np.uint8,
-    "path_end": np.int64,
     "label": np.int32,
     "archive": np.int16,
     "offset": np.int64,
@@ -216,15 +186,19 @@ def load_split(path: Path) -> Split:
         subset = dataset(file, "subset", np.uint8, (None,))[()]
         archives = read_strings(file, "archives")
         count: dict[str, int | None] = dict.fromkeys(_ARRAYS, len(subset))
-        count["path_bytes"] = None
         if not archives:
             count |= dict.fromkeys(("archive", "offset", "size"), 0)
         arrays = {
             name: dataset(file, name, dtype, (count[name],))[()]
             for name, dtype in _ARRAYS.items()
         }
+        paths = PackedPaths(
+            dataset(file, "path_shared", np.uint16, (len(subset),))[()],
+            dataset(file, "path_length", np.uint16, (len(subset),))[()],
+            dataset(file, "path_rest", np.uint8, (None,))[()],
+        )
         root = Path(read_strings(file, "root", 1)[0])
-        images = ImageIndex(root=root, archives=tuple(archives), **arrays)
+        images = ImageIndex(root=root, paths=paths, archives=tuple(archives), **arrays)
         num_classes = int(file.attrs["num_classes"])
     if len(subset) and (
         subset.max() > 2

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex
 from deepme.errors import InputError
 from deepme.images.parts import split_folders
@@ -242,12 +243,10 @@ def _label_of(member: str, classes: Mapping[str, int]) -> int | None:
 
 
 def _pack(root: Path, entries: list[Entry], archives: tuple[str, ...]) -> ImageIndex:
-    encoded = [entry.path.encode("utf-8", "surrogateescape") for entry in entries]
     in_tar = entries if archives else []
     return ImageIndex(
         root=root,
-        path_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        path_end=np.cumsum([len(path) for path in encoded], dtype=np.int64),
+        paths=PackedPaths.pack(entry.path for entry in entries),
         label=np.array([entry.label for entry in entries], dtype=np.int32),
         archives=archives,
         archive=np.array([entry.archive for entry in in_tar], dtype=np.int16),

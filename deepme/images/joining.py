@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex
 from deepme.errors import InputError
 from deepme.text import clean
@@ -37,10 +38,7 @@ def join_images(first: ImageIndex, second: ImageIndex) -> ImageIndex:
     one, other = (_from(root, images) for images in (first, second))
     return ImageIndex(
         root=root,
-        path_bytes=np.concatenate([one.path_bytes, other.path_bytes]),
-        path_end=np.concatenate(
-            [one.path_end, other.path_end + len(one.path_bytes)]
-        ).astype(np.int64),
+        paths=PackedPaths.pack(chain(one.paths, other.paths)),
         label=np.concatenate([one.label, other.label]),
         archives=(*one.archives, *other.archives),
         archive=np.concatenate(
@@ -69,26 +67,5 @@ def _from(root: Path, images: ImageIndex) -> ImageIndex:
     if images.archives:
         archives = tuple(f"{prefix}{name}" for name in images.archives)
         return replace(images, root=root, archives=archives)
-    return replace(
-        images,
-        root=root,
-        path_bytes=_prefixed(images, os.fsencode(prefix)),
-        path_end=images.path_end + len(os.fsencode(prefix)) * _counted(images),
-    )
-
-
-def _counted(images: ImageIndex) -> NDArray[np.int64]:
-    return np.arange(1, len(images) + 1, dtype=np.int64)
-
-
-def _prefixed(images: ImageIndex, prefix: bytes) -> NDArray[np.uint8]:
-    """Write the prefix before each path, without a Python object for each."""
-    starts = np.concatenate([[0], images.path_end[:-1]])
-    moved = len(prefix) * _counted(images)
-    path_of_byte = np.repeat(np.arange(len(images)), images.path_end - starts)
-    joined = np.empty(len(images.path_bytes) + moved[-1], dtype=np.uint8)
-    joined[np.arange(len(images.path_bytes)) + moved[path_of_byte]] = images.path_bytes
-    begins = starts + moved - len(prefix)
-    for place, byte in enumerate(prefix):
-        joined[begins + place] = byte
-    return joined
+    paths = PackedPaths.pack(f"{prefix}{path}" for path in images.paths)
+    return replace(images, root=root, paths=paths)

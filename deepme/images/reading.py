@@ -43,7 +43,7 @@ def read_bytes(images: ImageIndex, row: int) -> bytes:
         if images.archives:
             path = images.root / images.archives[images.archive[row]]
             return _read_part(path, int(images.offset[row]), int(images.size[row]))
-        path = images.root / images.path(row)
+        path = images.root / images.paths[row]
         # A pipe or device of this name would block for ever.
         if not path.is_file():
             raise UnreadableImage("there is no regular file of this name")

@@ -50,7 +50,7 @@ def given_subsets(
         (M,) uint8: 0 train, 1 val, 2 test.
     """
     number = {folder: SUBSETS.index(part) for folder, part in parts.items()}
-    folders = (images.path(row).partition("/")[0] for row in range(len(images)))
+    folders = (path.partition("/")[0] for path in images.paths)
     subset = np.array([number[folder] for folder in folders], dtype=np.uint8)
     if "val" not in parts.values():
         rows = np.flatnonzero(subset == SUBSETS.index("train"))
@@ -63,7 +63,8 @@ def _deal(
 ) -> NDArray[np.uint8]:
     """Deal some images, given by their rows."""
     key, label = seed.to_bytes(8, "little"), images.label[rows]
-    hashes = np.array([_hash(images.path(row), key) for row in rows], dtype=np.uint64)
+    every = (_hash(path, key) for path in images.paths)
+    hashes = np.fromiter(every, np.uint64, len(images))[rows]
     order = np.lexsort((hashes, label))
     counts = np.bincount(label)
     starts = np.cumsum(counts) - counts

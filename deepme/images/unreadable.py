@@ -54,4 +54,4 @@ class UnreadableImages:
     def listed(self) -> tuple[tuple[str, str], ...]:
         """Path and reason of each, ordered by path."""
         rows = sorted(self.reasons)
-        return tuple((self.images.path(row), self.reasons[row]) for row in rows)
+        return tuple((self.images.paths[row], self.reasons[row]) for row in rows)

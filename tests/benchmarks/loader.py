@@ -38,7 +38,8 @@ import torch
 from PIL import Image
 from recording import measure, record
 
-from deepme.artifacts.split import ImageIndex
+from deepme.artifacts.paths import PackedPaths
+from deepme.artifacts.split import ImageIndex, load_split, save_split, split_header
 from deepme.images import loading
 from deepme.images.index import find_images
 from deepme.images.keeping import room_for
@@ -208,28 +209,39 @@ def ways_to_decode(root: Path, rounds: int) -> dict[str, dict[str, float]]:
     }
 
 
-def measure_memory() -> dict[str, float]:
-    """Draw batches from an index of 9 million images with 8 workers."""
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(stream, "JPEG")
-    # No 9 million files: every one has the same bytes, its path is looked up.
-    loading.read_bytes = lambda images, row: images.path(row) and stream.getvalue()
-    path = np.frombuffer(b"n02084071/n02084071_00000.JPEG", np.uint8)
+def write_index(path: Path) -> None:
+    """Write a split of 9 million images with names like ImageNet's, of 30 bytes."""
+    names = (
+        f"n{2_000_000 + row // 3047:08}/n{2_000_000 + row // 3047:08}_{row % 3047}.JPEG"
+        for row in range(INDEXED)
+    )
     none = np.empty(0)
     images = ImageIndex(
-        root=Path(),
-        path_bytes=np.tile(path, INDEXED),
-        path_end=np.arange(1, INDEXED + 1, dtype=np.int64) * len(path),
-        label=np.zeros(INDEXED, np.int32),
+        root=Path("/images"),
+        paths=PackedPaths.pack(names),
+        label=np.arange(INDEXED, dtype=np.int32) // 3047,
         archives=(),
         archive=none.astype(np.int16),
         offset=none.astype(np.int64),
         size=none.astype(np.uint32),
     )
-    dataset = ImageDataset(images, size=32, augment=True, seed=0)
+    subset = np.zeros(INDEXED, np.uint8)
+    save_split(path, split_header("", {}), images, subset, INDEXED // 3047 + 1)
+
+
+def measure_memory(path: Path) -> dict[str, float]:
+    """Draw batches from an index of 9 million images with 8 workers."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG")
+    # No 9 million files: every one has the same bytes, its path is looked up.
+    loading.read_bytes = lambda images, row: images.paths[row] and stream.getvalue()
+    started = time.process_time()
+    split = load_split(path)
+    load_s = time.process_time() - started
+    dataset = ImageDataset(split.images, size=32, augment=True, seed=0)
     batches = training_batches(
         dataset,
-        np.arange(INDEXED),
+        split.rows("train"),
         256,
         epochs=range(1),
         first_step=0,
@@ -243,7 +255,9 @@ def measure_memory() -> dict[str, float]:
     found = {
         "images": INDEXED,
         "workers": len(workers),
-        "index_mib": images.nbytes / 2**20,
+        "index_bytes_an_image": split.images.nbytes / INDEXED,
+        "load_s": load_s,
+        "index_mib": split.images.nbytes / 2**20,
         "all_mib": sum(one["Pss"] for one in all_of_them),
         "code_mib": sum(one["Pss_File"] for one in all_of_them),
         "main_mib": all_of_them[0]["Pss"],
@@ -268,17 +282,21 @@ def main() -> None:
     parser.add_argument("--one", help="used within: one loader, as JSON on stdout")
     parser.add_argument("--root", type=Path, help="used within")
     arguments = parser.parse_args()
+    if arguments.one == "index":
+        return write_index(arguments.root / "split.h5")
     if arguments.one == "memory":
-        return print(json.dumps(measure_memory()))
+        return print(json.dumps(measure_memory(arguments.root / "split.h5")))
     if arguments.one:
         found = {
             setting: load(arguments.one, arguments.root, setting)
             for setting in SETTINGS
         }
         return print(json.dumps(found))
-    _, printed = measure([sys.executable, __file__, "--one", "memory"])
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        for one in ("index", "memory"):
+            command = [sys.executable, __file__, "--one", one, "--root", folder]
+            _, printed = measure(command)
         draw(root)
         rows = compare(root, arguments.rounds)
         decoding = ways_to_decode(root, arguments.rounds)

@@ -9,12 +9,14 @@ features can learn it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from deepme import outputs
 from deepme.artifacts.expert import KIND, SCHEMA, Training, load_training, save_training
+from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex, save_split, split_header
 from deepme.config import GateSettings, MachineSettings
 from deepme.devices import choose_compute
@@ -44,8 +46,7 @@ def write_split(workspace: Workspace, images: dict[str, int]) -> None:
     none = np.empty(0)
     index = ImageIndex(
         root=Path("/synthetic"),
-        path_bytes=np.full(total, ord("x"), np.uint8),
-        path_end=np.arange(1, total + 1, dtype=np.int64),
+        paths=PackedPaths.pack(repeat("x", total)),
         label=np.sort(np.arange(total) % groups.num_classes).astype(np.int32),
         archives=(),
         archive=none.astype(np.int16),

@@ -34,7 +34,7 @@ def find(root: Path) -> Found:
 
 
 def paths(images: ImageIndex) -> list[str]:
-    return [images.path(row) for row in range(len(images))]
+    return list(images.paths)
 
 
 def make_tree(root: Path, names: list[str]) -> Path:
@@ -144,7 +144,7 @@ class TestFolder:
         Path(os.fsdecode(raw)).write_bytes(b"odd")
         images = find(tmp_path).images
         row = len(images) - 1
-        assert os.fsencode(images.path(row)) == f"{CAT}/".encode() + b"\xff\n.jpg"
+        assert os.fsencode(images.paths[row]) == f"{CAT}/".encode() + b"\xff\n.jpg"
         assert read_bytes(images, row) == b"odd"
         assert images.display_path(row).isprintable()
 
@@ -293,20 +293,20 @@ class TestRefusals:
 
 
 class TestMemory:
-    """The index holds at most 60 bytes an image for paths of 30 characters."""
+    """The index holds at most 20 bytes an image for paths of 30 characters."""
 
     NAMES = tuple(f"{DOG}/n02084071_{number:05d}.JPEG" for number in range(500))
+    LABEL, SUBSET, IN_TAR = 4, 1, 14
 
     def test_of_a_folder(self, tmp_path):
         assert {len(name) for name in self.NAMES} == {30}
         images = find(make_tree(tmp_path, list(self.NAMES))).images
-        subset = 1
-        assert images.nbytes / len(images) + subset == 30 + 8 + 4 + subset
+        assert images.nbytes / len(images) + self.SUBSET <= 20
+        assert images.nbytes - images.paths.nbytes == self.LABEL * len(images)
 
     def test_of_a_tar_file(self, tmp_path):
         images = find(make_tar(tmp_path / "images.tar", list(self.NAMES))).images
-        subset = 1
-        assert images.nbytes / len(images) + subset == 30 + 8 + 4 + 14 + subset <= 60
+        assert images.nbytes / len(images) + self.SUBSET <= 20 + self.IN_TAR
 
 
 class TestClassFolders:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex
 from deepme.images.subsets import assign_subsets, given_subsets
 
@@ -26,8 +27,7 @@ def index(paths_of_classes: list[list[str]]) -> ImageIndex:
     none = np.empty(0)
     return ImageIndex(
         root=Path("/images"),
-        path_bytes=np.frombuffer("".join(paths).encode(), dtype=np.uint8),
-        path_end=np.cumsum([len(path) for path in paths], dtype=np.int64),
+        paths=PackedPaths.pack(paths),
         label=label.astype(np.int32),
         archives=(),
         archive=none.astype(np.int16),
@@ -43,7 +43,7 @@ def names(wnid: str, count: int) -> list[str]:
 def subsets(paths_of_classes: list[list[str]], seed: int = 0, **shares: float):
     images = index(paths_of_classes)
     subset = assign_subsets(images, **(PAPER | shares), seed=seed)
-    return {images.path(row): int(subset[row]) for row in range(len(images))}
+    return {images.paths[row]: int(subset[row]) for row in range(len(images))}
 
 
 def sizes(count: int, **shares: float) -> list[int]:
@@ -143,7 +143,7 @@ class TestGiven:
     def given(self, parts: dict[str, str], paths: object = PATHS) -> Subsets:
         images = index(paths)
         subset = given_subsets(images, parts, val=0.1, seed=3)
-        return {images.path(row): int(subset[row]) for row in range(len(images))}
+        return {images.paths[row]: int(subset[row]) for row in range(len(images))}
 
     def test_three_parts_stay_as_they_are(self) -> None:
         found = self.given({"train": "train", "val": "val", "test": "test"})

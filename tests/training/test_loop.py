@@ -435,7 +435,7 @@ class TestUnreadable:
         """The same pictures, of which the first to train on is cut short."""
         root = tmp_path / "images"
         shutil.copytree(coloured.images.root, root)
-        path = root / coloured.images.path(self.bad_row(coloured))
+        path = root / coloured.images.paths[self.bad_row(coloured)]
         path.write_bytes(path.read_bytes()[:-60])
         return replace(coloured, images=replace(coloured.images, root=root))
 
@@ -461,7 +461,7 @@ class TestUnreadable:
         readable = damaged.rows("train", MEMBERS)[1:].tolist()
         assert sorted(rows) == sorted(readable * 3)
         ((path, reason),) = run.unreadable.listed()
-        assert path == damaged.images.path(self.bad_row(damaged))
+        assert path == damaged.images.paths[self.bad_row(damaged)]
         assert reason.startswith("OSError: ")
         assert capsys.readouterr().err.count("warning: skipped") == 1
 
