@@ -14,6 +14,9 @@ The finished workspace is made once a session. Both ways to run a command return
 
     ended = invoke("evaluate", "--workspace", tiny_workspace, "--config", tiny_config)
     assert ended.code == 0, ended.stderr
+
+``pytest`` shares the test files among up to 4 processes, ``pytest FILE`` and ``pytest
+-n 0`` run in one.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +50,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Typer builds all commands anew for each invocation, which takes as long as many tests.
 typer.testing._get_command = functools.cache(typer.testing._get_command)
+
+MOST_PROCESSES = 4
+"""More would wait for the files of tests that take longest; each takes up to 2 GB."""
 
 KINDS = {
     "animals": ("n02084071", "n02121620", "n02118333", "n02374451"),
@@ -91,6 +97,13 @@ workers = 0
 """
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share the whole suite among the cores; run what is asked for by name in one."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
 class Ended(NamedTuple):
     """How a command ended."""
 
@@ -132,28 +145,6 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("settings") / "tiny.toml"
     path.write_text(TINY_CONFIG)
     return path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def demo_process(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[subprocess.Popen[bytes], Path] | None]:
-    """The demo, made from the first test on by a core that the tests leave free.
-
-    None where no test asks for it; else the process and the workspace.
-    """
-    if not any(item.path.name == "test_demo.py" for item in request.session.items):
-        yield None
-        return
-    # As in the tutorial, whose commands are run in the folder above.
-    workspace = tmp_path_factory.mktemp("tutorial") / "demo"
-    command = [sys.executable, "-m", "deepme", "-q", "demo", "-w", str(workspace)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield process, workspace
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,13 @@ Invoke = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def workspace(demo_process: tuple[subprocess.Popen[bytes], Path]) -> Workspace:
-    process, folder = demo_process
-    assert process.wait() == 0
-    return Workspace(folder)
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    # As in the tutorial, whose commands are run in the folder above.
+    return Workspace(tmp_path_factory.mktemp("tutorial") / "demo")
 
 
 @pytest.fixture(scope="module")
 def outcome(workspace: Workspace) -> Outcome:
-    """What there is by now, as test_a_second_demo_changes_nothing makes sure."""
     return demo.run(workspace)
 
 
