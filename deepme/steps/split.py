@@ -11,7 +11,6 @@ from deepme.artifacts.similarity import Similarity
 from deepme.artifacts.split import Split, save_split, split_header
 from deepme.config import MachineSettings, SplitSettings
 from deepme.images.index import Found, find_images
-from deepme.images.loading import ImageDataset, evaluation_batches
 from deepme.images.subsets import assign_subsets, given_subsets
 from deepme.progress import note, progress
 from deepme.storage.header import Header
@@ -135,6 +134,9 @@ def _report(
 
 def _scan(split: Split, workers: int) -> list[tuple[str, str]]:
     """Decode every image fully and collect the reasons of those that fail."""
+    # Here, because it imports torch, which takes longer than a split without it.
+    from deepme.images.loading import ImageDataset, evaluation_batches
+
     dataset = ImageDataset(split.images, size=8, augment=False, seed=0)
     rows = np.arange(len(split.images))
     bad: dict[int, str] = {}

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from subprocess import run as run_process
 
 import numpy as np
 import pytest
@@ -185,3 +187,8 @@ def test_labels_are_positions_in_the_class_list(
         folder = split.images.paths[row].partition("/")[0]
         assert classes[split.images.label[row]] == folder
     assert np.array_equal(split.counts.sum(axis=0), [12] * 12)
+
+
+def test_only_a_scan_pays_for_torch() -> None:
+    program = "import sys, deepme.steps.split; sys.exit('torch' in sys.modules)"
+    assert run_process([sys.executable, "-c", program], check=False).returncode == 0
