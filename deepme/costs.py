@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from deepme.artifacts.comparison import Cost
-from deepme.artifacts.expert import Expert
-from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA, blank_network
+from deepme.artifacts.expert import WEIGHTS_KIND, WEIGHTS_SCHEMA, Expert
+from deepme.inference import blank_network
 from deepme.networks import PASSES_A_STEP, forward_flops
 from deepme.recipe import Recipe
 from deepme.storage.tensors import read_tensors

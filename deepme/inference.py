@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deepme.artifacts.expert import Expert
+from deepme.artifacts.expert import WEIGHTS_KIND, WEIGHTS_SCHEMA, Expert
 from deepme.artifacts.groups import Groups
 from deepme.config import GateSettings
 from deepme.errors import ArtifactError
@@ -24,7 +24,6 @@ from deepme.storage.tensors import read_tensors
 from deepme.text import clean
 from deepme.workspace import Workspace
 
-WEIGHTS_KIND, WEIGHTS_SCHEMA = "weights", 1
 CONFIDENCES = 3
 """Numbers an expert that `core.mixture.expert_confidences` gives."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepme.artifacts.layouts import LAYOUTS
 from deepme.artifacts.origin import origin_of
 from deepme.errors import ArtifactError, InputError
 from deepme.progress import progress
@@ -27,8 +28,9 @@ class Verdict:
 
     Attributes:
         file: its path within the workspace.
-        state: ``intact``, ``stale`` (what it was made from has changed), ``corrupt``,
-            or ``unfinished`` (a checkpoint).
+        state: ``intact``, ``stale`` (what it was made from has changed, or another
+            version wrote it in another layout), ``corrupt``, or ``unfinished`` (a
+            checkpoint).
         reason: why, or empty.
         command: that makes it anew, or empty.
     """
@@ -88,6 +90,9 @@ def verdict_of(workspace: Workspace, path: Path) -> Verdict:
     if header.kind == "checkpoint":
         reason = "a training that has not ended"
         return Verdict(file=name, state="unfinished", reason=reason, command=command)
+    if (reads := LAYOUTS.get(header.kind)) not in (None, header.schema_version):
+        reason = f"layout {header.schema_version}, this deepme reads layout {reads}"
+        return Verdict(file=name, state="stale", reason=reason, command=command)
     if changed := workspace.changed(header.made_from):
         reason = f"{clean(changed)} has changed since it was made"
         return Verdict(file=name, state="stale", reason=reason, command=command)

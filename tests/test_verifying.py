@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deepme.artifacts.layouts import LAYOUTS
 from deepme.errors import InputError
 from deepme.verifying import Verdict, verify
 from deepme.workspace import Workspace
@@ -73,6 +74,17 @@ def test_a_checkpoint_is_unfinished_work(tiny_workspace, specimen_workspace):
         "unfinished",
         "deepme train-expert --group 2",
     )
+
+
+def test_another_layout_is_stale(specimen_workspace, monkeypatch):
+    for kind, layout in LAYOUTS.items():
+        monkeypatch.setitem(LAYOUTS, kind, layout + 1)
+    found = states(specimen_workspace)
+    read = {verdict.file for verdict in found.values() if verdict.state == "stale"}
+    assert set(found) - read == {"experts/02/checkpoint.safetensors"}
+    split = LAYOUTS["split"]
+    reason = f"layout {split - 1}, this deepme reads layout {split}"
+    assert found["split.h5"].reason == reason
 
 
 @pytest.mark.parametrize("there", [True, False])

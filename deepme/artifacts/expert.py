@@ -22,6 +22,7 @@ from deepme.storage.json import read_json, write_json
 
 KIND, SCHEMA = "expert", 1
 OMEGA_KIND, OMEGA_SCHEMA = "visual-similarity", 1
+WEIGHTS_KIND, WEIGHTS_SCHEMA = "weights", 1
 
 NONE_OF_THESE = ""
 """What an expert's last output stands for if it learned images of other groups."""

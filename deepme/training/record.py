@@ -14,9 +14,13 @@ import torch
 import torchvision
 from torch import nn
 
-from deepme.artifacts.expert import Training, save_training
+from deepme.artifacts.expert import (
+    WEIGHTS_KIND,
+    WEIGHTS_SCHEMA,
+    Training,
+    save_training,
+)
 from deepme.errors import InputError
-from deepme.inference import WEIGHTS_KIND, WEIGHTS_SCHEMA
 from deepme.storage.given import open_given
 from deepme.storage.header import Header
 from deepme.storage.tensors import write_tensors
