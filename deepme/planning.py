@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from deepme.artifacts.groups import Groups
-from deepme.artifacts.split import SUBSETS, Split
-from deepme.config import NetworkSettings
-from deepme.devices import Compute, choose_compute
+from deepme.artifacts.split import SUBSETS
+from deepme.config import AttentionSettings, NetworkSettings
+from deepme.devices import choose_compute
 from deepme.errors import InputError
 from deepme.experts import slots_of
-from deepme.images.loading import ImageDataset, evaluation_batches, training_batches
-from deepme.networks import create_network
+from deepme.measuring import Speed, measure, name_of
 from deepme.outputs import num_bytes
-from deepme.progress import note
 from deepme.recipe import Recipe
+from deepme.systems import NEEDS_FLAT, NEEDS_GATE, WHOLE
 from deepme.workspace import Workspace
-
-MEASURE_SECONDS = 2.0
-SAMPLE = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What was measured.
-
-    Attributes:
-        training: images a second through forward and backward pass and update.
-        forward: images a second through the forward pass alone.
-        loading: images a second that one process reads, decodes and crops.
-        memory: peak bytes of a training step, on the GPU where there is one, else of
-            this process.
-        weights: bytes of one expert's weights.
-    """
-
-    training: float
-    forward: float
-    loading: float
-    memory: int
-    weights: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,96 +100,205 @@ def plan(recipe: Recipe, workspace: Workspace) -> Plan:
             "the split has no training image to measure with",
             "rerun `deepme split --data IMAGES`",
         )
-    speed = _measure(recipe.expert, split, groups, compute)
+    speed = measure(recipe.expert, split, groups, compute)
     at_a_time = len(slots_of(recipe.machine, groups.num_groups))
+    counter = _Counter(
+        recipe=recipe, speed=speed, counts=counts, groups=groups, at_a_time=at_a_time
+    )
     return Plan(
         classes=groups.num_classes,
         images=dict(zip(SUBSETS, counts.sum(axis=1).tolist(), strict=True)),
         groups=groups.num_groups,
         largest=max(of_group),
-        device=_name(compute),
+        device=name_of(compute),
         at_a_time=at_a_time,
         speed=speed,
-        stages=_stages(recipe, speed, counts, groups, of_group, at_a_time),
-        free=_free(workspace),
+        stages=counter.stages(),
+        free=shutil.disk_usage(workspace.root).free,
     )
 
 
-def _stages(
-    recipe: Recipe,
-    speed: Speed,
-    counts: NDArray[np.int64],
-    groups: Groups,
-    of_group: list[int],
-    at_a_time: int,
-) -> tuple[PlannedStage, ...]:
-    images = counts.sum(axis=1).tolist()
-    workers = recipe.machine.workers
-    stages = []
+@dataclass(frozen=True)
+class _Work:
+    """Images through a network, by what is done with them.
 
-    def training(settings: NetworkSettings, own: int) -> tuple[int, float]:
-        warm_up = own * settings.warmup_epochs
-        fine = own * settings.epochs
-        seconds = _seconds(warm_up, speed.forward, speed, workers)
-        seconds += _seconds(fine, speed.training, speed, workers)
-        return warm_up + fine, seconds
+    Attributes:
+        learned: forward, backward and update.
+        asked: forward alone.
+        heads: features from a cache through a head that learns, or is validated.
+    """
 
-    if recipe.needs_flat:
-        passes, seconds = training(recipe.flat, images[0])
-        stages.append(
-            PlannedStage(
-                command="train-flat",
-                passes=passes,
-                seconds=seconds,
-                disk=3 * speed.weights,
+    learned: int = 0
+    asked: int = 0
+    heads: int = 0
+
+    def times(self, number: int) -> _Work:
+        return _Work(self.learned * number, self.asked * number, self.heads * number)
+
+    def __add__(self, other: _Work) -> _Work:
+        return _Work(
+            self.learned + other.learned,
+            self.asked + other.asked,
+            self.heads + other.heads,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counter:
+    """Counts what each stage has to do.
+
+    Attributes:
+        recipe: the settings.
+        speed: what was measured.
+        counts: (3, N) images per subset and class.
+        groups: the experts' classes.
+        at_a_time: experts trained side by side.
+    """
+
+    recipe: Recipe
+    speed: Speed
+    counts: NDArray[np.int64]
+    groups: Groups
+    at_a_time: int
+
+    def stages(self) -> tuple[PlannedStage, ...]:
+        stages = [self._experts(), self._gate()]
+        if self.recipe.needs_flat:
+            stages.insert(0, self._flat())
+        if "attention" in self.recipe.evaluate.fusion:
+            stages.append(self._attention())
+        return (*stages, self._evaluation())
+
+    def _flat(self) -> PlannedStage:
+        settings = self.recipe.flat
+        work = self._schedule(settings, self._images("train"), self._images("val"))
+        disk = 3 * self.speed.weights
+        if _cached(settings):
+            work += _Work(asked=self._images("train", "val"))
+            disk += self._features("train", "val")
+        return self._stage("train-flat", work, disk)
+
+    def _experts(self) -> PlannedStage:
+        recipe, settings = self.recipe, self.recipe.expert
+        each = [
+            self._schedule(settings, round(train * (1 + settings.others)), val)
+            for train, val, _ in (
+                self.counts[:, members].sum(axis=1).tolist()
+                for members in self.groups.members
             )
-        )
-    each = [
-        training(recipe.expert, round(own * (1 + recipe.expert.others)))
-        for own in of_group
-    ]
-    stages.append(
-        PlannedStage(
+        ]
+        shared, disk = _Work(), 0
+        known = recipe.needs_flat and _cached(recipe.flat)
+        if _cached(settings) and not (
+            known and _trunk(recipe.flat) == _trunk(settings)
+        ):
+            shared = _Work(asked=self._images("train", "val"))
+            disk = self._features("train", "val")
+        side_by_side = _makespan([self._seconds(work) for work in each], self.at_a_time)
+        return PlannedStage(
             command="train-expert",
-            passes=sum(passes for passes, _ in each),
-            seconds=_makespan([seconds for _, seconds in each], at_a_time),
-            disk=(groups.num_groups + 2 * at_a_time) * speed.weights,
+            passes=sum(work.learned + work.asked for work in (shared, *each)),
+            seconds=self._seconds(shared) + side_by_side,
+            disk=disk + (len(each) + 2 * self.at_a_time) * self.speed.weights,
         )
-    )
 
-    def outputs(rows: int) -> int:
-        sizes = [len(members) for members in groups.members]
-        return sum(num_bytes(rows, size, recipe.machine) for size in sizes)
+    def _gate(self) -> PlannedStage:
+        settings = self.recipe.gate
+        seen = sorted({settings.learn_from, "val"})
+        work = _Work(asked=self.groups.num_groups * self._images(*seen))
+        disk = self._outputs(*seen) + 3 * self.speed.weights
+        if settings.input == "images":
+            # Of images that it has learned by heart none is validated.
+            val = self._images("val") if settings.learn_from == "train" else 0
+            learned = self._images(settings.learn_from)
+            work += _Work(learned, val).times(settings.epochs)
+        elif settings.input == "flat":
+            work += _Work(asked=self._images(*seen))
+            disk += self._features(*seen)
+        else:
+            disk += self.groups.num_groups * self._features(*seen)
+        return self._stage("train-gate", work, disk)
 
-    sees, num_groups = recipe.gate.input, groups.num_groups
-    asked = (num_groups + (sees == "flat")) * (images[0] + images[1])
-    learned = images[0] * recipe.gate.epochs if sees == "images" else 0
-    stages.append(
-        PlannedStage(
-            command="train-gate",
-            passes=asked + learned,
-            seconds=_seconds(asked, speed.forward, speed, workers)
-            + _seconds(learned, speed.training, speed, workers),
-            disk=outputs(images[0]) + outputs(images[1]) + 3 * speed.weights,
+    def _attention(self) -> PlannedStage:
+        settings, num_groups = self.recipe.attention, self.groups.num_groups
+        train, val = self._images("train"), self._images("val")
+        disk = 3 * num_groups * self.speed.weights
+        if _cached(settings):
+            work = _Work(
+                asked=train + val, heads=(train + val) * settings.warmup_epochs
+            )
+            disk += num_groups * self._features("train", "val")
+        else:
+            work = _Work(asked=train + val).times(settings.warmup_epochs)
+        work += _Work(train, val).times(settings.epochs)
+        return self._stage("train-attention", work.times(num_groups), disk)
+
+    def _evaluation(self) -> PlannedStage:
+        """Count validation images as well: temperatures are fitted on them."""
+        fusions, sees = {*self.recipe.evaluate.fusion}, self.recipe.gate.input
+        test, both = self._images("test"), self._images("val", "test")
+        asked = disk = 0
+        if not fusions <= WHOLE:
+            asked += self.groups.num_groups * test
+            disk += self._outputs("test")
+        if fusions & NEEDS_GATE and sees in ("images", "flat"):
+            asked += both if sees == "images" else test
+        if fusions & NEEDS_FLAT:
+            asked += both
+            disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
+        if "attention" in fusions:
+            asked += self.groups.num_groups * both
+            disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
+        return self._stage("evaluate", _Work(asked=asked), disk)
+
+    def _stage(self, command: str, work: _Work, disk: int) -> PlannedStage:
+        return PlannedStage(
+            command=command,
+            passes=work.learned + work.asked,
+            seconds=self._seconds(work),
+            disk=disk,
         )
-    )
-    tested = (num_groups + (sees in ("images", "flat"))) * images[2]
-    stages.append(
-        PlannedStage(
-            command="evaluate",
-            passes=tested,
-            seconds=_seconds(tested, speed.forward, speed, workers),
-            disk=outputs(images[2]),
+
+    def _schedule(self, settings: NetworkSettings, train: int, val: int) -> _Work:
+        """Count one network's epochs, each of which ends with its validation images."""
+        if _cached(settings):
+            warm_up = _Work(heads=train + val)
+        else:
+            warm_up = _Work(asked=train + val)
+        fine = _Work(train, val)
+        return warm_up.times(settings.warmup_epochs) + fine.times(settings.epochs)
+
+    def _seconds(self, work: _Work) -> float:
+        """Wall time; worker processes load while the network computes."""
+        speed, workers = self.speed, self.recipe.machine.workers
+        loading = (work.learned + work.asked) / (speed.loading * max(1, workers))
+        computing = work.learned / speed.training + work.asked / speed.forward
+        both = max(computing, loading) if workers else computing + loading
+        return both + work.heads / speed.head
+
+    def _images(self, *subsets: str) -> int:
+        return int(self.counts[[SUBSETS.index(name) for name in subsets]].sum())
+
+    def _features(self, *subsets: str) -> int:
+        """Bytes of one network's cached features, half precision."""
+        return self._images(*subsets) * (2 * self.speed.features + 1)
+
+    def _outputs(self, *subsets: str) -> int:
+        """Bytes of all experts' outputs."""
+        return sum(
+            num_bytes(self._images(subset), len(members), self.recipe.machine)
+            for subset in subsets
+            for members in self.groups.members
         )
-    )
-    return tuple(stages)
 
 
-def _seconds(passes: int, rate: float, speed: Speed, workers: int) -> float:
-    """Wall time; worker processes load while the network computes."""
-    computing = passes / rate
-    loading = passes / (speed.loading * max(1, workers))
-    return max(computing, loading) if workers else computing + loading
+def _cached(settings: NetworkSettings | AttentionSettings) -> bool:
+    return settings.warmup == "cache" and settings.warmup_epochs > 0
+
+
+def _trunk(settings: NetworkSettings) -> tuple[str, int, str]:
+    """What a cache of features depends on."""
+    return settings.backbone, settings.image_size, settings.weights
 
 
 def _makespan(seconds: list[float], at_a_time: int) -> float:
@@ -227,95 +307,3 @@ def _makespan(seconds: list[float], at_a_time: int) -> float:
     for longest in sorted(seconds, reverse=True):
         slots[slots.index(min(slots))] += longest
     return max(slots)
-
-
-def _measure(
-    settings: NetworkSettings, split: Split, groups: Groups, compute: Compute
-) -> Speed:
-    note("measuring a few steps on this machine")
-    size = max(len(members) for members in groups.members)
-    network = create_network(
-        settings.backbone, size, weights="none", image_size=settings.image_size
-    ).to(compute.device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9, fused=True)
-    shape = (settings.batch_size, 3, settings.image_size, settings.image_size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=compute.device)
-    labels = torch.randint(0, size, (settings.batch_size,), device=compute.device)
-
-    def train() -> int:
-        with compute.autocast():
-            logits, _ = network(images)
-        loss = functional.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return len(images)
-
-    def forward() -> int:
-        with torch.inference_mode(), compute.autocast():
-            network(images)
-        return len(images)
-
-    training = _rate(train, compute)
-    memory = _peak(compute)
-    network.eval()
-    weights = sum(value.nbytes for value in network.state_dict().values())
-    return Speed(
-        training=training,
-        forward=_rate(forward, compute),
-        loading=_loading(settings, split),
-        memory=memory,
-        weights=weights,
-    )
-
-
-def _rate(work: Callable[[], int], compute: Compute) -> float:
-    """Images a second of some work, after two tries that do not count."""
-    for _ in range(2):
-        work()
-    _wait(compute)
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < MEASURE_SECONDS:
-        done += work()
-        _wait(compute)
-    return done / (time.perf_counter() - started)
-
-
-def _loading(settings: NetworkSettings, split: Split) -> float:
-    """Images a second of one process, over images from all of the training set."""
-    rows = split.rows("train")
-    sample = np.random.default_rng(0).choice(rows, min(SAMPLE, len(rows)), False)
-    augment = settings.augment == "crop"
-    dataset = ImageDataset(
-        split.images, size=settings.image_size, augment=augment, seed=0
-    )
-    started = time.perf_counter()
-    batches = (
-        training_batches(dataset, sample, 64, epochs=range(1), first_step=0, workers=0)
-        if augment
-        else evaluation_batches(dataset, sample, 64, 0)
-    )
-    for _ in batches:
-        pass
-    return len(sample) / (time.perf_counter() - started)
-
-
-def _wait(compute: Compute) -> None:
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize(compute.device)
-
-
-def _peak(compute: Compute) -> int:
-    if compute.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(compute.device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _name(compute: Compute) -> str:
-    if compute.device.type == "cuda":
-        return torch.cuda.get_device_name(compute.device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _free(workspace: Workspace) -> int:
-    return shutil.disk_usage(workspace.root).free

@@ -19,7 +19,7 @@ FLOORS = (
     ("core", "settings", "progress", "storage", "figures", "small_vgg", "torchrun"),
     ("config", "wordnet", "artifacts", "networks", "ranks"),
     ("workspace", "images", "devices", "config_file", "systems", "taxonomies"),
-    ("inference", "recipe", "verifying"),
+    ("inference", "measuring", "recipe", "verifying"),
     ("outputs",),
     ("training",),
     ("scoring", "affinity", "costs", "mixture", "status"),
@@ -60,16 +60,8 @@ KEEPERS = {
         *("calibrating", "classifier", "core", "devices", "experts", "hub"),
         *("images.loading", "inference", "mixture", "networks", "onnx_graph"),
         *("outputs", "images.reading", "images.views"),
-        *(
-            "planning",
-            "predicting",
-            "ranks",
-            "scoring",
-            "small_vgg",
-            "steps",
-            "storage.tensors",
-            "training",
-        ),
+        *("measuring", "predicting", "ranks", "scoring", "small_vgg", "steps"),
+        *("storage.tensors", "training"),
     ),
 }
 

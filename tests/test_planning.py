@@ -8,20 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from deepme import planning
+from deepme import measuring, planning
 from deepme.demo import demo_recipe
 from deepme.errors import ArtifactError
 from deepme.planning import Speed, plan
 from deepme.recipe import Recipe
 from deepme.workspace import Workspace
 
-SPEED = Speed(training=100.0, forward=300.0, loading=50.0, memory=1, weights=1000)
+SPEED = Speed(
+    training=100.0,
+    forward=300.0,
+    head=10_000.0,
+    loading=50.0,
+    memory=1,
+    weights=1000,
+    features=8,
+)
 
 
 @pytest.fixture
 def workspace(tiny_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A finished workspace on a machine of known speed."""
-    monkeypatch.setattr(planning, "_measure", lambda *_: SPEED)
+    monkeypatch.setattr(planning, "measure", lambda *_: SPEED)
     return Workspace(tiny_workspace)
 
 
@@ -44,21 +52,84 @@ def test_passes_and_disk_are_counted(workspace, recipe):
     found = plan(recipe, workspace)
     groups = workspace.groups()
     split = workspace.split(groups.origin)
-    own = [len(split.rows("train", members)) for members in groups.members]
+    own, val = (
+        [len(split.rows(subset, members)) for members in groups.members]
+        for subset in ("train", "val")
+    )
     rows = {name: len(split.rows(name)) for name in ("train", "val", "test")}
     assert found.images == rows
     assert found.largest == max(own)
     by_name = stages(found)
     assert list(by_name) == ["train-expert", "train-gate", "evaluate"]
-    assert by_name["train-expert"].passes == 5 * sum(own)
+    assert by_name["train-expert"].passes == 5 * (sum(own) + sum(val))
     asked = 3 * (rows["train"] + rows["val"])
-    assert by_name["train-gate"].passes == asked + 4 * rows["train"]
-    assert by_name["evaluate"].passes == 4 * rows["test"]
+    learned = 4 * (rows["train"] + rows["val"])
+    assert by_name["train-gate"].passes == asked + learned
+    assert by_name["evaluate"].passes == 4 * rows["test"] + rows["val"]
     logits = sum(4 * len(members) + 1 for members in groups.members)
     gate = logits * (rows["train"] + rows["val"]) + 3 * SPEED.weights
     assert by_name["train-gate"].disk == gate
     assert by_name["evaluate"].disk == logits * rows["test"]
     assert found.disk == sum(stage.disk for stage in found.stages)
+
+
+def test_a_trunk_that_does_not_change_is_asked_once(workspace, recipe):
+    views = stages(plan(recipe, workspace))["train-expert"]
+    cached = replace(recipe.expert, warmup="cache", weights="hub", warmup_epochs=200)
+    recipe = replace(recipe, expert=cached)
+    found = plan(recipe, workspace)
+    images = found.images["train"] + found.images["val"]
+    expert = stages(found)["train-expert"]
+    per_epoch = views.passes // 5
+    assert expert.passes == images + 3 * per_epoch
+    assert expert.disk == views.disk + images * (2 * SPEED.features + 1)
+    one_epoch_less = replace(recipe, expert=replace(cached, warmup_epochs=199))
+    less = stages(plan(one_epoch_less, workspace))["train-expert"]
+    assert expert.seconds - less.seconds == pytest.approx(per_epoch / SPEED.head)
+
+    flat = replace(recipe.flat, warmup="cache", weights="hub", warmup_epochs=2)
+    both = replace(
+        recipe, flat=flat, evaluate=replace(recipe.evaluate, fusion=("gate", "flat"))
+    )
+    found = stages(plan(both, workspace))
+    assert found["train-flat"].passes == images * (1 + flat.epochs)
+    assert found["train-expert"].passes == 3 * per_epoch
+    other = replace(both, flat=replace(flat, image_size=64))
+    assert stages(plan(other, workspace))["train-expert"].passes == expert.passes
+
+
+def test_attention_trains_all_experts_together(workspace, recipe):
+    attends = replace(
+        recipe,
+        attention=replace(recipe.attention, warmup_epochs=30, epochs=2),
+        evaluate=replace(recipe.evaluate, fusion=("attention",)),
+    )
+    found = plan(attends, workspace)
+    by_name = stages(found)
+    assert list(by_name)[-2:] == ["train-attention", "evaluate"]
+    images = found.images["train"] + found.images["val"]
+    assert by_name["train-attention"].passes == 3 * images * (1 + 2)
+    features = 3 * images * (2 * SPEED.features + 1)
+    assert by_name["train-attention"].disk == 3 * 3 * SPEED.weights + features
+    answered = found.images["val"] + found.images["test"]
+    assert by_name["evaluate"].passes == 3 * answered
+
+
+@pytest.mark.parametrize(
+    ("settings", "networks", "epochs"),
+    [
+        ({"input": "flat"}, 4, 0),
+        ({"input": "features"}, 3, 0),
+        ({"learn_from": "val"}, 3, 4),
+    ],
+    ids=str,
+)
+def test_what_a_gate_asks(workspace, recipe, settings, networks, epochs):
+    found = plan(replace(recipe, gate=replace(recipe.gate, **settings)), workspace)
+    on_val = settings.get("learn_from") == "val"
+    images = found.images["val"] + (0 if on_val else found.images["train"])
+    passes = stages(found)["train-gate"].passes
+    assert passes == (networks + epochs) * images
 
 
 def test_loading_and_computing_add_up_or_go_side_by_side(workspace, recipe):
@@ -74,7 +145,8 @@ def test_what_builds_on_the_flat_network_trains_it(workspace, recipe):
     flat = replace(recipe, expert=replace(recipe.expert, weights="flat"))
     found = plan(flat, workspace)
     passes = stages(found)["train-flat"].passes
-    assert passes == found.images["train"] * recipe.flat.epochs
+    each = found.images["train"] + found.images["val"]
+    assert passes == each * recipe.flat.epochs
 
 
 @pytest.mark.parametrize(
@@ -86,7 +158,7 @@ def test_the_longest_go_first(seconds, at_a_time, expected):
 
 
 def test_it_measures_this_machine(tiny_workspace, tiny_config, invoke, monkeypatch):
-    monkeypatch.setattr(planning, "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(measuring, "MEASURE_SECONDS", 0.1)
     arguments = ("plan", "--config", tiny_config, "-w", tiny_workspace)
     ended = invoke(*arguments, "--json")
     assert ended.code == 0, ended.stderr

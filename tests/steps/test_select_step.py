@@ -111,7 +111,7 @@ def test_a_test_image_is_never_opened(workspace, tiny_images, tmp_path):
     kept = {}
     try:
         for row in split.rows("test"):
-            path = tiny_images / split.images.path(row)
+            path = tiny_images / split.images.paths[row]
             kept[path] = path.read_bytes()
             path.write_bytes(b"no picture")
         assert select.run(ClusterSettings(), GRID, MACHINE, workspace) == first

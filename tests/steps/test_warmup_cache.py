@@ -187,5 +187,5 @@ def test_unreadable_images_are_listed(workspace, tiny_images, tmp_path):
     finally:
         path.write_bytes(kept)
     ((name, reason),) = workspace.expert(1).training.skipped
-    assert name == split.images.path(row)
+    assert name == split.images.paths[row]
     assert reason == "could not be read for the cache of features"
