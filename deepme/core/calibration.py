@@ -28,9 +28,6 @@ LEAST, MOST = 1 / 20, 20.0
 STEEPEST = 3.0
 """The largest slope, either way, that a fit may come to."""
 
-FEW = 100
-"""Images below which one number is all that is fitted."""
-
 _NEVER = -1e4
 """Stands for log 0 where it is multiplied with 0."""
 
@@ -92,10 +89,14 @@ def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> Temperature:
     max_n P_n − [the guess is right] is 0. That fixes one number, which Brent's method
     finds, for the mean falls as τ grows. The same mean weighed by H / log N is to be 0
     as well, so that neither certain nor doubtful images are off; a root of both
-    fixes base and slope. Where there is none, or there are few images, the slope is 0.
-    Guo et al. (2017) fit the likelihood of the true class instead, which a mixture's
-    probabilities of classes in other groups, small and many, decide more than its best
-    guess does.
+    fixes base and slope. Guo et al. (2017) fit the likelihood of the true class
+    instead, which a mixture's probabilities of classes in other groups, small and many,
+    decide more than its best guess does.
+
+    Few images ask for a temperature by chance. So each of the two steps, from 1 to one
+    number and from there to the slope, is taken only in part, 1 − 2 / χ²: χ² is the
+    square of what the mean is off in its standard deviations, and 1 on average where
+    there is nothing to correct.
 
     Args:
         log_p_RN: (R, N) float ≤ 0, log P; −∞ where P is 0. R ≥ 1.
@@ -110,22 +111,24 @@ def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> Temperature:
     if not len(labels_R):
         raise ValueError("no image to fit a temperature on, expected at least one")
     images = _Images(log_p_RN, labels_R)
+    low, high = math.log(LEAST), math.log(MOST)
 
     def excess(log_tau: float) -> float:
         return float(images.excess(np.array([log_tau, 0.0]))[0][0])
 
-    low, high = np.log(LEAST), np.log(MOST)
-    if excess(low) <= 0:
-        return Temperature(LEAST)
-    if excess(high) >= 0:
-        return Temperature(MOST)
+    if excess(low) <= 0 or excess(high) >= 0:
+        alone = low if excess(low) <= 0 else high
+        return Temperature(math.exp(alone * images.evidence(0.0)))
     alone = float(brentq(excess, low, high, xtol=1e-6))
-    if len(labels_R) >= FEW:
-        found = root(images.excess, np.array([alone, 0.0]), jac=True)
-        base, slope = found.x
-        if found.success and low <= base <= high and abs(slope) <= STEEPEST:
-            return Temperature(float(np.exp(base)), float(slope))
-    return Temperature(float(np.exp(alone)))
+    log_base, slope = alone * images.evidence(0.0), 0.0
+    part = images.evidence(alone, of_slope=True)
+    found = root(images.excess, np.array([alone, 0.0]), jac=True) if part else None
+    if found and found.success:
+        base_too, whole_slope = found.x.tolist()
+        if low <= base_too <= high and abs(whole_slope) <= STEEPEST:
+            log_base += part * (base_too - alone)
+            slope = part * whole_slope
+    return Temperature(min(max(math.exp(log_base), LEAST), MOST), slope)
 
 
 class _Images:
@@ -136,14 +139,35 @@ class _Images:
         self.right_R = (log_p_RN.argmax(dim=1) == labels_R).double()
         doubts = [doubt(part.double().exp()) for part in self.parts]
         self.doubt_R = torch.cat(doubts)
+        self.weights_2R = torch.stack([torch.ones_like(self.doubt_R), self.doubt_R])
 
     def excess(
         self, at: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Both means (2,) at (log base, slope), and (2, 2) their derivatives."""
-        log_base, slope = at.tolist()
+        sure_R, change_R = self._best(*at.tolist())
+        excess_2R = self.weights_2R * (sure_R - self.right_R)
+        by_2R = self.weights_2R * change_R
+        derivative = by_2R @ self.weights_2R.T / len(self.right_R)
+        return excess_2R.mean(dim=1).numpy(), derivative.numpy()
+
+    def evidence(self, log_tau: float, *, of_slope: bool = False) -> float:
+        """Compute 1 − 2 / χ², at least 0, of the first mean, or of the second.
+
+        Of the second what is left of it when the first is kept at 0.
+        """
+        sure_R, change_R = self._best(log_tau, 0.0)
+        weight_R = self.weights_2R[0]
+        if of_slope:
+            weight_R = self.doubt_R - (self.doubt_R * change_R).sum() / change_R.sum()
+        off = float((weight_R * (sure_R - self.right_R)).sum()) ** 2
+        variance = float((weight_R**2 * sure_R * (1 - sure_R)).sum())
+        return 1 - 2 * variance / off if off > 2 * variance else 0.0
+
+    def _best(self, log_base: float, slope: float) -> tuple[Tensor, Tensor]:
+        """The best guess's probability (R,), and how it grows with log τ."""
         sure, change = [], []
-        tau_R = Temperature(float(np.exp(log_base)), slope).of(self.doubt_R)
+        tau_R = Temperature(math.exp(log_base), slope).of(self.doubt_R)
         for part, tau_B in zip(self.parts, torch.split(tau_R, _ROWS), strict=True):
             scaled_BN = part.double().clamp(min=_NEVER) / tau_B[:, None]
             P_BN = scaled_BN.softmax(dim=1)
@@ -151,11 +175,7 @@ class _Images:
             mean_B = (P_BN * scaled_BN).sum(dim=1)
             sure.append(top_B)
             change.append(top_B * (mean_B - scaled_BN.amax(dim=1)))
-        weights_2R = torch.stack([torch.ones_like(self.doubt_R), self.doubt_R])
-        excess_2R = weights_2R * (torch.cat(sure) - self.right_R)
-        by_2R = weights_2R * torch.cat(change)
-        derivative = by_2R @ weights_2R.T / len(self.right_R)
-        return excess_2R.mean(dim=1).numpy(), derivative.numpy()
+        return torch.cat(sure), torch.cat(change)
 
 
 def mean_loss(log_p_RN: Tensor, *, labels_R: Tensor, temperature: Temperature) -> float:

@@ -1,6 +1,6 @@
 """Measure what the fitted temperature does to the calibration error on test images.
 
-    python tests/benchmarks/calibration.py IMAGES --seeds 3 [--keep FOLDER]
+    python tests/benchmarks/calibration.py IMAGES --seeds 3 [--keep FOLDER --name NAME]
     python tests/benchmarks/calibration.py --workspace WORKSPACE...
 
 IMAGES is a folder of class folders, all of WordNet. Of each class 40 % of the images
@@ -11,7 +11,8 @@ with, and the gate that asks two experts an image, which has a temperature of it
 (``deepme-routed``). ``chance`` is the error that a perfectly calibrated classifier
 would show on as many images by chance alone: the mean over 200 draws of right and wrong
 answers at the bins' confidences; an error of less than twice that cannot be halved.
-Writes docs/benchmarks/calibration.json. With --workspace the
+``the_same_beyond_chance`` is the ratio of what is left of both errors without it.
+Writes docs/benchmarks/calibration.json, or NAME.json. With --workspace the
 gate, the route that `deepme route` chooses, and the flat network of mixtures that are
 trained already are tested, on whatever images they have, into
 docs/benchmarks/calibration-real.json.
@@ -131,6 +132,7 @@ def of_workspace(workspace: Workspace) -> list[dict[str, Any]]:
                 "after": after,
                 "after_to_before": after / before,
                 "chance": chance,
+                "images": content.images,
             }
         )
     return rows
@@ -181,6 +183,8 @@ def means_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         figures = ("before", "after", "chance")
         mean = {name: fmean(row[name] for row in of_system) for name in figures}
         mean["after_to_before"] = mean["after"] / mean["before"]
+        beyond = [mean[name] - mean["chance"] for name in ("after", "before")]
+        mean["the_same_beyond_chance"] = max(beyond[0], 0.0) / beyond[1]
         if len(of_system) > 1:
             mean["after_sd"] = stdev(row["after"] for row in of_system)
         means[system] = mean
@@ -192,6 +196,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="folder that keeps what was trained")
+    parser.add_argument("--name", default="calibration", help="of the record")
     parser.add_argument("--workspace", type=Path, nargs="+", help="of trained mixtures")
     asked = parser.parse_args()
     if asked.workspace:
@@ -206,9 +211,11 @@ def main() -> None:
             rows += trial(asked.images.absolute(), seed, root)
         print(*rows[-len(SYSTEMS) :], sep="\n", file=sys.stderr)
     means = means_of(rows)
+    named = "" if asked.name == "calibration" else f" --name {asked.name}"
     record(
-        "calibration",
-        command=f"python tests/benchmarks/calibration.py IMAGES --seeds {asked.seeds}",
+        asked.name,
+        command="python tests/benchmarks/calibration.py IMAGES "
+        f"--seeds {asked.seeds}{named}",
         packages=PACKAGES,
         figures={"runs": rows, "means": means},
     )
