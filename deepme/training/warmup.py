@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from deepme.artifacts.split import Split
 from deepme.config import MachineSettings, NetworkSettings
 from deepme.devices import Compute
 from deepme.errors import EnvironmentFault, UsageError
+from deepme.images.keeping import KeptImages, room_for
 from deepme.images.loading import WHOLE, Batch, ImageDataset, Share, epoch_order
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import load_network
@@ -186,6 +188,12 @@ def features_of_experts(
         EnvironmentFault: the disk has no room for it.
         InputError: an unreadable image, by the policy.
     """
+
+    @cache
+    def room(subset: str) -> KeptImages | None:
+        rows = split.rows(subset)
+        return room_for(split.images, rows, gigabytes=machine.keep_images)
+
     features: dict[str, list[Features]] = {subset: [] for subset in SUBSETS}
     for group in groups.content.groups:
         expert = workspace.expert(group.number)
@@ -202,6 +210,7 @@ def features_of_experts(
                     split,
                     compute=compute,
                     machine=machine,
+                    room=room,
                 )
             )
     return _beside_labels(features, split)
@@ -223,8 +232,14 @@ def _features(
     *,
     compute: Compute,
     machine: MachineSettings,
+    room: Callable[[str], KeptImages | None] = lambda _: None,
 ) -> Features:
-    """Load a network's features of a subset; compute them if missing or stale."""
+    """Load a network's features of a subset; compute them if missing or stale.
+
+    ``room`` gives room for decoded images that other networks are asked about too.
+    """
+    subset = str(settings["subset"])
+    rows = split.rows(subset)
     precision = "bfloat16" if compute.bfloat16 else "float32"
     header = Header(
         kind=KIND,
@@ -234,27 +249,27 @@ def _features(
         made_from=workspace.made_from(split.origin, *sources),
     )
     if not workspace.is_current(path, header):
-        _compute(network, image_size, split, path, header, compute, machine)
-    num_rows = len(split.rows(str(settings["subset"])))
-    return load_features(path, num_rows, network.head.in_features)
+        dataset = ImageDataset(
+            split.images, size=image_size, augment=False, seed=0, kept=room(subset)
+        )
+        _compute(network, dataset, rows, path, header, compute, machine)
+    return load_features(path, len(rows), network.head.in_features)
 
 
 def _compute(
     network: Network | AttentionNetwork,
-    image_size: int,
-    split: Split,
+    dataset: ImageDataset,
+    rows: NDArray[np.int64],
     path: Path,
     header: Header,
     compute: Compute,
     machine: MachineSettings,
 ) -> None:
-    rows = split.rows(str(header.settings["subset"]))
     shape = (len(rows), network.head.in_features)
     _require_room(path, shape)
     policy = UnreadableImages(
-        split.images, len(rows), machine.on_bad == "skip", machine.max_bad
+        dataset.images, len(rows), machine.on_bad == "skip", machine.max_bad
     )
-    dataset = ImageDataset(split.images, size=image_size, augment=False, seed=0)
     network.eval().to(compute.device)
     with progress(f"features of {path.stem} images", len(rows), "images") as advance:
         blocks: Iterator[Block] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import torch
 from injection import die, in_child
 from safetensors.torch import load_file
 
+from deepme.artifacts.split import ImageIndex
 from deepme.config import AttentionSettings, EvaluateSettings, MachineSettings
 from deepme.errors import ArtifactError, InputError
+from deepme.images import loading
 from deepme.images.loading import ImageDataset, evaluation_batches
+from deepme.images.reading import read_bytes
 from deepme.inference import load_experts, load_network
 from deepme.steps import evaluate
 from deepme.steps.train_attention import run
@@ -196,3 +200,26 @@ def test_experts_of_different_image_sizes(workspace, invoke, tiny_config):
     with pytest.raises(InputError, match=r"images of 2 sizes \(\[8, 16\] pixels\)"):
         train(workspace)
     assert not np.any([path.exists() for path in [workspace.attention_path]])
+
+
+def test_each_image_is_decoded_once_for_all_experts(workspace, monkeypatch):
+    read: list[int] = []
+
+    def counted(images: ImageIndex, row: int) -> bytes:
+        read.append(row)
+        return read_bytes(images, row)
+
+    monkeypatch.setattr(loading, "read_bytes", counted)
+    split = workspace.split(workspace.groups().origin)
+    rows = [*split.rows("train"), *split.rows("val")]
+    settings = AttentionSettings(**(SETTINGS | {"epochs": 0}))
+    weights = []
+    for keep, times in ((1.0, 1), (0.0, 3)):
+        shutil.rmtree(workspace.root / "features", ignore_errors=True)
+        shutil.rmtree(workspace.root / "attention", ignore_errors=True)
+        read.clear()
+        run(settings, replace(MACHINE, keep_images=keep), workspace)
+        assert [read.count(row) for row in rows] == [times] * len(rows)
+        weights.append(load_file(workspace.attention().weights))
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name])
