@@ -202,33 +202,6 @@ def tiny_workspace(finished_workspace: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_tempered(
-    finished_workspace: Path,
-    tiny_config: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """What `tempered_workspace` copies."""
-    from deepme import calibrating
-    from deepme.core.calibration import Temperature
-
-    root = tmp_path_factory.mktemp("tempered") / "workspace"
-    shutil.copytree(finished_workspace, root)
-    shutil.rmtree(root / "calibration")
-    with pytest.MonkeyPatch.context() as patch:
-        fixed = Temperature(0.6, 0.3)
-        patch.setattr(calibrating, "fit_temperature", lambda *_, **__: fixed)
-        ended = _invoke("evaluate", "--config", tiny_config, "--workspace", root)
-    assert ended.code == 0, ended.stderr
-    return root
-
-
-@pytest.fixture
-def tempered_workspace(finished_tempered: Path, tmp_path: Path) -> Path:
-    """A `tiny_workspace` with a temperature, which its few images do not ask for."""
-    return Path(shutil.copytree(finished_tempered, tmp_path / "workspace"))
-
-
-@pytest.fixture(scope="session")
 def specimen_workspace(
     finished_workspace: Path,
     tiny_network: str,

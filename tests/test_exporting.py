@@ -160,21 +160,20 @@ def test_without_the_packages_it_says_what_to_install(
 
 class TestHub:
     @pytest.fixture
-    def folder(self, tempered_workspace: Path, invoke: Command, tmp_path: Path) -> Path:
+    def folder(self, tiny_workspace: Path, invoke: Command, tmp_path: Path) -> Path:
         folder = tmp_path / "hub"
         ended = invoke(
             *("export", "--format", "hub", "--out", folder, "--license", "mit"),
-            *("-w", tempered_workspace, *PLACE),
+            *("-w", tiny_workspace, *PLACE),
         )
         assert ended.code == 0, ended.stderr
         return folder
 
     def test_it_is_loaded_again_without_the_workspace(
-        self, folder: Path, tempered_workspace: Path
+        self, folder: Path, tiny_workspace: Path
     ) -> None:
         images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-        before, model = deepme.load(tempered_workspace), deepme.load(folder)
-        assert before.temperature == 0.6
+        before, model = deepme.load(tiny_workspace), deepme.load(folder)
         assert torch.equal(model(images), before(images))
         assert model.classes == before.classes
         assert model.groups == before.groups
@@ -196,7 +195,7 @@ class TestHub:
         assert config["label_descriptions"]["n02084071"] == "dog"
 
     def test_the_card_says_what_was_measured(
-        self, folder: Path, tempered_workspace: Path
+        self, folder: Path, tiny_workspace: Path
     ) -> None:
         cards = pytest.importorskip("huggingface_hub")
         text = (folder / "README.md").read_text()
@@ -205,12 +204,12 @@ class TestHub:
         assert data.pipeline_tag == "image-classification"
         (result,) = [
             item.content
-            for item in Workspace(tempered_workspace).evaluations()
+            for item in Workspace(tiny_workspace).evaluations()
             if item.content.fusion == "gate"
         ]
         assert f"| top-1 | {result.macro['1']:.1%} |" in text
         assert "`deepme evaluate --fusion gate`" in text
-        for group in Workspace(tempered_workspace).groups().content.groups:
+        for group in Workspace(tiny_workspace).groups().content.groups:
             assert f"| {group.number} | {group.name} | {len(group.classes)} |" in text
         counts = [
             f"{number} {name}"
@@ -228,11 +227,11 @@ class TestHub:
             deepme.load(folder)
 
     def test_weights_of_another_export_are_refused(
-        self, folder: Path, tempered_workspace: Path, invoke: Command
+        self, folder: Path, tiny_workspace: Path, invoke: Command
     ) -> None:
         other = folder.parent / "other"
         arguments = ("--format", "hub", "--group", 1, "--out", other)
-        shown = invoke("export", *arguments, "-w", tempered_workspace, *PLACE)
+        shown = invoke("export", *arguments, "-w", tiny_workspace, *PLACE)
         assert shown.stdout.startswith(f"{other}\n")
         assert "the same answers as PyTorch on 16 images" in shown.stdout
         weights = (other / "model.safetensors").read_bytes()
@@ -279,17 +278,17 @@ class TestHub:
 
     def test_one_that_answers_differently_is_taken_back(
         self,
-        tempered_workspace: Path,
+        tiny_workspace: Path,
         invoke: Command,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         def doubtful(folder: Path) -> deepme.Classifier:
-            return deepme.load(tempered_workspace, calibrated=False)
+            return deepme.load(tiny_workspace, calibrated=False)
 
         monkeypatch.setattr(step, "load_hub", doubtful)
         arguments = ("export", "--format", "hub", "--out", tmp_path / "hub")
-        ended = invoke(*arguments, "-w", tempered_workspace, *PLACE)
+        ended = invoke(*arguments, "-w", tiny_workspace, *PLACE)
         assert ended.code == 3
         assert "answers differently" in ended.stderr
         assert not (tmp_path / "hub" / "config.json").exists()

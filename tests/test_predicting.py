@@ -143,10 +143,7 @@ class TestCommand:
             assert weights == sorted(weights, reverse=True)
             assert all(expert["labels"] == [] for expert in prediction["experts"])
 
-    def test_it_says_what_the_network_says(
-        self, tempered_workspace, invoke, tiny_images
-    ):
-        workspace = Workspace(tempered_workspace)
+    def test_it_says_what_the_network_says(self, workspace, invoke, tiny_images):
         path = tiny_images / "n02084071" / "00.png"
         arguments = ("predict", path, "--topk", 12, "--json", "--explain")
         told = invoke(*arguments, "-w", workspace.root, *PLACE)

@@ -93,10 +93,9 @@ def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> Temperature:
     instead, which a mixture's probabilities of classes in other groups, small and many,
     decide more than its best guess does.
 
-    Few images ask for a temperature by chance. So each of the two steps, from 1 to one
-    number and from there to the slope, is taken only in part, 1 − 2 / χ²: χ² is the
-    square of what the mean is off in its standard deviations, and 1 on average where
-    there is nothing to correct.
+    Few images ask for a slope by chance. So it is taken only in part, 1 − 2 / χ², and
+    the base fits what is taken: χ² is the square of what the second mean is off without
+    it in its standard deviations, 1 on average where there is nothing to correct.
 
     Args:
         log_p_RN: (R, N) float ≤ 0, log P; −∞ where P is 0. R ≥ 1.
@@ -113,22 +112,26 @@ def fit_temperature(log_p_RN: Tensor, *, labels_R: Tensor) -> Temperature:
     images = _Images(log_p_RN, labels_R)
     low, high = math.log(LEAST), math.log(MOST)
 
-    def excess(log_tau: float) -> float:
-        return float(images.excess(np.array([log_tau, 0.0]))[0][0])
+    def base_for(slope: float) -> float | None:
+        def excess(log_base: float) -> float:
+            return float(images.excess(np.array([log_base, slope]))[0][0])
 
-    if excess(low) <= 0 or excess(high) >= 0:
-        alone = low if excess(low) <= 0 else high
-        return Temperature(math.exp(alone * images.evidence(0.0)))
-    alone = float(brentq(excess, low, high, xtol=1e-6))
-    log_base, slope = alone * images.evidence(0.0), 0.0
-    part = images.evidence(alone, of_slope=True)
+        if excess(low) <= 0 or excess(high) >= 0:
+            return None
+        return float(brentq(excess, low, high, xtol=1e-6))
+
+    alone = base_for(0.0)
+    if alone is None:
+        too_timid = images.excess(np.array([low, 0.0]))[0][0] <= 0
+        return Temperature(LEAST if too_timid else MOST)
+    part = images.evidence_of_slope(alone)
     found = root(images.excess, np.array([alone, 0.0]), jac=True) if part else None
-    if found and found.success:
-        base_too, whole_slope = found.x.tolist()
-        if low <= base_too <= high and abs(whole_slope) <= STEEPEST:
-            log_base += part * (base_too - alone)
-            slope = part * whole_slope
-    return Temperature(min(max(math.exp(log_base), LEAST), MOST), slope)
+    if found and found.success and abs(found.x[1]) <= STEEPEST:
+        slope = part * float(found.x[1])
+        base = base_for(slope)
+        if base is not None:
+            return Temperature(math.exp(base), slope)
+    return Temperature(math.exp(alone))
 
 
 class _Images:
@@ -151,15 +154,13 @@ class _Images:
         derivative = by_2R @ self.weights_2R.T / len(self.right_R)
         return excess_2R.mean(dim=1).numpy(), derivative.numpy()
 
-    def evidence(self, log_tau: float, *, of_slope: bool = False) -> float:
-        """Compute 1 − 2 / χ², at least 0, of the first mean, or of the second.
+    def evidence_of_slope(self, log_tau: float) -> float:
+        """Compute 1 − 2 / χ², at least 0, of the second mean without a slope.
 
-        Of the second what is left of it when the first is kept at 0.
+        Of that mean what is left of it when the first is kept at 0.
         """
         sure_R, change_R = self._best(log_tau, 0.0)
-        weight_R = self.weights_2R[0]
-        if of_slope:
-            weight_R = self.doubt_R - (self.doubt_R * change_R).sum() / change_R.sum()
+        weight_R = self.doubt_R - (self.doubt_R * change_R).sum() / change_R.sum()
         off = float((weight_R * (sure_R - self.right_R)).sum()) ** 2
         variance = float((weight_R**2 * sure_R * (1 - sure_R)).sum())
         return 1 - 2 * variance / off if off > 2 * variance else 0.0
