@@ -217,11 +217,15 @@ def print_plan(plan: Plan) -> None:
         f"largest group; {counted(plan.at_a_time, 'expert')} at a time"
     )
     print(
-        f"measured on {plan.device}: {speed.training:,.0f} images/s in training, "
-        f"{speed.forward:,.0f} forward, {speed.loading:,.0f} loaded by one process; "
-        f"{speed.memory / 1e9:,.2f} GB of memory; "
+        f"measured on {plan.device}: {_rate(speed.training)} images/s in training, "
+        f"{_rate(speed.forward)} forward, {_rate(speed.loading)} loaded by one "
+        f"process; {speed.memory / 1e9:,.2f} GB of memory; "
         f"{plan.free / 1e9:,.1f} GB of disk free"
     )
+
+
+def _rate(each_second: float) -> str:
+    return f"{each_second:,.0f}" if each_second >= 10 else f"{each_second:.2g}"
 
 
 def _duration(seconds: float) -> str:

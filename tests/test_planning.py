@@ -11,6 +11,7 @@ import pytest
 from deepme import measuring, planning
 from deepme.demo import demo_recipe
 from deepme.errors import ArtifactError
+from deepme.networks import create_network
 from deepme.planning import Speed, plan
 from deepme.recipe import Recipe
 from deepme.workspace import Workspace
@@ -175,3 +176,27 @@ def test_it_measures_this_machine(tiny_workspace, tiny_config, invoke, monkeypat
 def test_before_cluster_it_names_the_command(tmp_path, recipe):
     with pytest.raises(ArtifactError, match="run `deepme cluster`"):
         plan(recipe, Workspace(tmp_path))
+
+
+def test_on_a_cpu_a_large_batch_is_measured_in_part(
+    tiny_workspace, tiny_config, invoke, monkeypatch
+):
+    monkeypatch.setattr(measuring, "MEASURE_SECONDS", 0.01)
+    sizes: list[int] = []
+
+    def watched(*arguments, **options):
+        network = create_network(*arguments, **options)
+        network.register_forward_pre_hook(lambda _, seen: sizes.append(len(seen[0])))
+        return network
+
+    monkeypatch.setattr(measuring, "create_network", watched)
+    memory = {}
+    for batch in (2, 4, 8000):
+        sizes.clear()
+        arguments = ("plan", "--config", tiny_config, "--batch-size", batch, "--json")
+        told = invoke(*arguments, "-w", tiny_workspace)
+        assert told.code == 0, told.stderr
+        memory[batch] = json.loads(told.stdout)["speed"]["memory"]
+        assert set(sizes) == {min(batch, 4)}
+    # Of vgg_tiny's first convolution alone the output: 8 channels of 8 × 8 numbers.
+    assert memory[8000] - memory[4] > 7996 * 4 * 8 * 8 * 8
