@@ -71,32 +71,18 @@ def measure(
         batch = min(batch, ON_CPU)
     shape = (batch, 3, settings.image_size, settings.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=compute.device)
-    labels = torch.randint(0, size, (batch,), device=compute.device)
+    labels = torch.randint(0, size, (settings.batch_size,), device=compute.device)
     num_features = network.head.in_features
-    features = torch.rand(batch, num_features, device=compute.device)
-
-    def learns(part: nn.Module, answer: Callable[[], Tensor]) -> Callable[[], int]:
-        optimizer = torch.optim.SGD(
-            part.parameters(), lr=1e-6, momentum=0.9, fused=True
-        )
-
-        def step() -> int:
-            with compute.autocast():
-                logits = answer()
-            loss = functional.cross_entropy(logits.float(), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            return len(labels)
-
-        return step
+    features = torch.rand(len(labels), num_features, device=compute.device)
 
     def forward() -> int:
         with torch.inference_mode(), compute.autocast():
             network(images)
         return len(images)
 
-    training = _rate(learns(network, lambda: network(images)[0]), compute)
+    learn = _step_of(network, lambda: network(images)[0], labels[:batch], compute)
+    learn_head = _step_of(network.head, lambda: network.head(features), labels, compute)
+    training = _rate(learn, compute)
     memory = _peak(compute)
     if batch < settings.batch_size:
         memory += (settings.batch_size - batch) * _kept_an_image(network, images)
@@ -104,12 +90,30 @@ def measure(
     return Speed(
         training=training,
         forward=_rate(forward, compute),
-        head=_rate(learns(network.head, lambda: network.head(features)), compute),
+        head=_rate(learn_head, compute),
         loading=_loading(settings, split),
         memory=memory,
         weights=sum(value.nbytes for value in network.state_dict().values()),
         features=num_features,
     )
+
+
+def _step_of(
+    part: nn.Module, answer: Callable[[], Tensor], labels: Tensor, compute: Compute
+) -> Callable[[], int]:
+    """A training step of a network or its head; it returns the number of images."""
+    optimizer = torch.optim.SGD(part.parameters(), lr=1e-6, momentum=0.9, fused=True)
+
+    def step() -> int:
+        with compute.autocast():
+            logits = answer()
+        loss = functional.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return len(labels)
+
+    return step
 
 
 def _rate(work: Callable[[], int], compute: Compute) -> float:
