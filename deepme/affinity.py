@@ -60,8 +60,8 @@ def _confusion_affinity(
     from deepme.outputs import outputs_of
 
     split = workspace.split(similarity.origin)
-    outputs = outputs_of(
-        workspace.flat(),
+    [outputs] = outputs_of(
+        [workspace.flat()],
         workspace,
         split,
         "val",

@@ -484,8 +484,8 @@ class MachineSettings(Settings):
     )  # fmt: skip
     keep_images: float = setting(
         1.0,
-        "GB for decoded images kept in memory between epochs and experts, if all of "
-        "a network's fit; 0 decodes anew",
+        "GB for decoded images kept in memory between epochs, if all of a network's "
+        "fit; 0 decodes anew",
         at_least=0,
         at_most=100_000,
     )

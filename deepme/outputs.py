@@ -1,4 +1,4 @@
-"""Ask each trained network once for its outputs on a subset's images.
+"""Trained networks' outputs on a subset's images, for which each is asked once.
 
 They are kept on disk: all logits, or, where the file would be larger than
 `EXACT_BYTES`, `core.compact`'s form of them.
@@ -6,13 +6,12 @@ They are kept on disk: all logits, or, where the file would be larger than
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deepme.artifacts.expert import Expert
@@ -20,26 +19,22 @@ from deepme.artifacts.groups import Groups
 from deepme.artifacts.outputs import (
     KIND,
     SCHEMA,
-    Batch,
+    NewOutputs,
     Outputs,
     Shortened,
     load_outputs,
     save_outputs,
 )
 from deepme.artifacts.split import Split
+from deepme.asking import answers, passes
 from deepme.config import MachineSettings
 from deepme.core.compact import KEPT
 from deepme.devices import Compute
-from deepme.images.keeping import KeptImages, room_for
-from deepme.images.loading import ImageDataset, evaluation_batches
-from deepme.images.unreadable import UnreadableImages
 from deepme.inference import load_network
-from deepme.networks import AttentionNetwork, Network
-from deepme.progress import note, progress
+from deepme.progress import progress
 from deepme.storage.header import Header
 from deepme.workspace import Workspace
 
-BATCH_SIZE = 256
 EXACT_BYTES = 4 * 2**30
 """The largest file of all logits; beyond, `--outputs auto` keeps the compact form."""
 
@@ -56,45 +51,20 @@ def outputs_of_experts(
 ) -> list[Outputs]:
     """Load every expert's outputs on a subset; compute those missing or stale.
 
-    The images are decoded once for all experts, where they fit into memory.
-
-    Args:
-        workspace: where the experts are.
-        groups: the grouping.
-        split: the images.
-        subset: train, val or test.
-        compute: the device.
-        machine: workers, room for images, and the policy for unreadable ones.
-        with_features: whether the features are needed too.
+    Args and errors as for `outputs_of`.
 
     Returns:
         One entry an expert, in the order of the groups.
-
-    Raises:
-        ArtifactError: an expert is missing or stale.
-        InputError: an unreadable image, by the policy.
     """
-
-    @cache
-    def room() -> KeptImages | None:
-        rows = split.rows(subset)
-        return room_for(split.images, rows, gigabytes=machine.keep_images)
-
-    return [
-        outputs_of(
-            expert,
-            workspace,
-            split,
-            subset,
-            compute=compute,
-            machine=machine,
-            with_features=with_features,
-            room=room,
-        )
-        for expert in [
-            workspace.expert(group.number) for group in groups.content.groups
-        ]
-    ]
+    return outputs_of(
+        [workspace.expert(group.number) for group in groups.content.groups],
+        workspace,
+        split,
+        subset,
+        compute=compute,
+        machine=machine,
+        with_features=with_features,
+    )
 
 
 def outputs_of_flat(
@@ -105,25 +75,23 @@ def outputs_of_flat(
     compute: Compute,
     machine: MachineSettings,
 ) -> Outputs:
-    """Load what a gate on the flat network sees: its outputs and features.
+    """Load the flat network's outputs on a subset, with its features.
 
-    Raises:
-        ArtifactError: the flat network is missing or stale.
-        InputError: an unreadable image, by the policy.
+    Args and errors as for `outputs_of`.
     """
     return outputs_of(
-        workspace.flat(),
+        [workspace.flat()],
         workspace,
         split,
         subset,
         compute=compute,
         machine=machine,
         with_features=True,
-    )
+    )[0]
 
 
 def outputs_of(
-    expert: Expert,
+    networks: Sequence[Expert],
     workspace: Workspace,
     split: Split,
     subset: str,
@@ -131,42 +99,43 @@ def outputs_of(
     compute: Compute,
     machine: MachineSettings,
     with_features: bool,
-    room: Callable[[], KeptImages | None] = lambda: None,
-) -> Outputs:
-    """Load what one network says of all its classes; compute it if need be.
+) -> list[Outputs]:
+    """Load what trained networks say of all their classes; compute it if need be.
 
-    ``room`` gives room for decoded images that other networks are asked about too; it
-    is called only where something is computed.
+    Those that are asked share passes over the images.
+
+    Args:
+        networks: experts, the flat network or attention.
+        workspace: where they are.
+        split: the images.
+        subset: train, val or test.
+        compute: the device.
+        machine: workers, the form on disk, and the policy for unreadable images.
+        with_features: whether the features are needed too.
+
+    Returns:
+        One entry a network.
+
+    Raises:
+        ArtifactError: an expert is missing or stale.
+        InputError: an unreadable image, by the policy.
     """
-    rows = split.rows(subset)
-    path = workspace.outputs_path(subset, expert)
-    exact = Header(
-        kind=KIND,
-        schema_version=SCHEMA,
-        settings={"subset": subset, "features": with_features},
-        classes=expert.origin.header.classes,
-        made_from=workspace.made_from(expert.origin, split.origin),
+    files = _Files(
+        workspace=workspace,
+        split=split,
+        subset=subset,
+        machine=machine,
+        with_features=with_features,
     )
-    num_outputs = len(expert.training.outputs)
-    kept = {"kept": min(KEPT, num_outputs)}
-    compact = replace(exact, settings=exact.settings | kept)
-    wanted = [exact] if machine.outputs == "exact" else [exact, compact]
-    if machine.outputs == "compact":
-        wanted = [compact]
-    if not _usable(workspace, path, wanted):
-        short = is_compact(len(rows), num_outputs, machine)
-        header = compact if short else exact
-        dataset = ImageDataset(
-            split.images,
-            size=expert.training.image_size,
-            augment=False,
-            seed=0,
-            kept=room(),
+    missing = [network for network in networks if not files.is_there(network)]
+    for some in passes(missing):
+        _ask(some, files, compute)
+    return [
+        load_outputs(
+            files.path(network), len(files.rows), len(network.training.outputs)
         )
-        _compute_outputs(
-            expert, workspace, split, rows, dataset, path, header, compute, machine
-        )
-    return load_outputs(path, len(rows), num_outputs)
+        for network in networks
+    ]
 
 
 def is_compact(num_rows: int, num_outputs: int, machine: MachineSettings) -> bool:
@@ -184,7 +153,7 @@ def num_bytes(num_rows: int, num_outputs: int, machine: MachineSettings) -> int:
 
 
 def features_of(
-    expert: Expert,
+    network: Expert,
     workspace: Workspace,
     split: Split,
     rows: NDArray[np.int64],
@@ -200,128 +169,114 @@ def features_of(
     Raises:
         InputError: an unreadable image, by the policy.
     """
-    training = expert.training
-    policy = _policy(split, rows, machine)
-    network = load_network(expert, workspace).to(compute.device)
-    dataset = ImageDataset(
-        split.images, size=training.image_size, augment=False, seed=0
-    )
+    training = network.training
     features = np.empty((len(rows), training.num_features), dtype=np.float32)
     readable = np.empty(len(rows), dtype=np.bool_)
     with progress("features of training images", len(rows), "images") as advance:
-        blocks = forward_blocks(
-            network, dataset, rows, policy, compute, machine.workers
-        )
-        for where, _, some_features, some_readable in blocks:
+        for where, [(_, some_features)], some_readable in answers(
+            [load_network(network, workspace).to(compute.device)],
+            split.images,
+            rows,
+            image_size=training.image_size,
+            compute=compute,
+            machine=machine,
+        ):
             features[where], readable[where] = some_features, some_readable
             advance(len(some_readable))
     return features, readable
 
 
-def _usable(workspace: Workspace, path: Path, wanted: Sequence[Header]) -> bool:
-    """Whether the file is there; one with features serves where none are needed."""
-    richer = [
-        replace(header, settings=header.settings | {"features": True})
-        for header in wanted
-    ]
-    return workspace.is_current(path, *wanted, *richer)
+@dataclass(kw_only=True)
+class _Files:
+    """Where networks' outputs on one subset are kept, and in which form."""
 
+    workspace: Workspace
+    split: Split
+    subset: str
+    machine: MachineSettings
+    with_features: bool
 
-def _shortened(
-    expert: Expert,
-    workspace: Workspace,
-    split: Split,
-    rows: NDArray[np.int64],
-    header: Header,
-) -> Shortened | None:
-    """How a network's logits are kept in compact form, if they are."""
-    if "kept" not in header.settings:
-        return None
-    classes = np.arange(split.num_classes)
-    if expert.origin.header.kind == "expert":
-        classes = workspace.groups().members[expert.training.group - 1]
-    positions = np.full(split.num_classes, -1, dtype=np.int32)
-    positions[classes] = np.arange(len(classes))
-    return Shortened(positions[split.images.label[rows]], header.settings["kept"])
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        return self.split.rows(self.subset)
 
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        return self.split.images.label[self.rows]
 
-def _compute_outputs(
-    expert: Expert,
-    workspace: Workspace,
-    split: Split,
-    rows: NDArray[np.int64],
-    dataset: ImageDataset,
-    path: Path,
-    header: Header,
-    compute: Compute,
-    machine: MachineSettings,
-) -> None:
-    training = expert.training
-    unreadable = _policy(split, rows, machine)
-    network = load_network(expert, workspace)
-    network.to(compute.device)
-    with_features = bool(header.settings["features"])
-    who = {
-        "expert": f"expert {training.group}",
-        "flat": "flat network",
-        "attention": "attention",
-    }
-    name = who[expert.origin.header.kind]
-    label = f"{name}: outputs on {header.settings['subset']} images"
-    with progress(label, len(rows), "images") as advance:
-        save_outputs(
-            path,
-            header,
-            forward_blocks(
-                network, dataset, rows, unreadable, compute, machine.workers
-            ),
-            shape=(len(rows), len(training.outputs)),
-            num_features=training.num_features if with_features else None,
-            shortened=_shortened(expert, workspace, split, rows, header),
-            advance=advance,
+    def path(self, network: Expert) -> Path:
+        return self.workspace.outputs_path(self.subset, network)
+
+    def is_there(self, network: Expert) -> bool:
+        """Whether the file is; one with features serves where none are needed."""
+        exact, compact = self._header(network), self._header(network, compact=True)
+        wanted = {"exact": [exact], "compact": [compact]}.get(
+            self.machine.outputs, [exact, compact]
         )
-    if unreadable.reasons:
-        note(f"{label}: {len(unreadable.reasons):,} unreadable images left out")
+        richer = [
+            replace(header, settings=header.settings | {"features": True})
+            for header in wanted
+        ]
+        return self.workspace.is_current(self.path(network), *wanted, *richer)
 
-
-def _policy(
-    split: Split, rows: NDArray[np.int64], machine: MachineSettings
-) -> UnreadableImages:
-    skip = machine.on_bad == "skip"
-    return UnreadableImages(split.images, len(rows), skip, machine.max_bad)
-
-
-def forward_blocks(
-    network: Network | AttentionNetwork,
-    dataset: ImageDataset,
-    rows: NDArray[np.int64],
-    unreadable: UnreadableImages,
-    compute: Compute,
-    workers: int,
-) -> Iterator[Batch]:
-    """Ask a network about some images, in order and without augmentation.
-
-    Yields:
-        (positions, logits (B, C), features (B, d), readable (B,)).
-    """
-    start = 0
-    for batch in evaluation_batches(dataset, rows, BATCH_SIZE, workers):
-        unreadable.record(batch.unreadable)
-        stop = start + len(batch.rows) + len(batch.unreadable)
-        with torch.inference_mode(), compute.autocast():
-            logits, features = network(batch.inputs.to(compute.device))
-        readable = np.isin(rows[start:stop], batch.rows.numpy())
-        yield (
-            slice(start, stop),
-            _at(readable, logits),
-            _at(readable, features),
-            readable,
+    def new(self, network: Expert) -> NewOutputs:
+        """The file that is about to be written."""
+        training, num_rows = network.training, len(self.rows)
+        compact = is_compact(num_rows, len(training.outputs), self.machine)
+        header = self._header(network, compact=compact)
+        return NewOutputs(
+            path=self.path(network),
+            header=header,
+            shape=(num_rows, len(training.outputs)),
+            num_features=training.num_features if self.with_features else None,
+            shortened=self._shortened(network) if compact else None,
         )
-        start = stop
+
+    def _header(self, network: Expert, *, compact: bool = False) -> Header:
+        form = {"kept": _kept(network)} if compact else {}
+        return Header(
+            kind=KIND,
+            schema_version=SCHEMA,
+            settings={"subset": self.subset, "features": self.with_features, **form},
+            classes=network.origin.header.classes,
+            made_from=self.workspace.made_from(network.origin, self.split.origin),
+        )
+
+    def _shortened(self, network: Expert) -> Shortened:
+        classes = np.arange(self.split.num_classes)
+        if network.origin.header.kind == "expert":
+            classes = self.workspace.groups().members[network.training.group - 1]
+        positions = np.full(self.split.num_classes, -1, dtype=np.int32)
+        positions[classes] = np.arange(len(classes))
+        return Shortened(self.labels, positions, _kept(network))
 
 
-def _at(readable: NDArray[np.bool_], values: torch.Tensor) -> NDArray[np.float32]:
-    """Spread the rows of readable images; the others are zero."""
-    spread = np.zeros((len(readable), values.shape[1]), dtype=np.float32)
-    spread[readable] = values.float().cpu().numpy()
-    return spread
+def _kept(network: Expert) -> int:
+    return min(KEPT, len(network.training.outputs))
+
+
+def _ask(networks: Sequence[Expert], files: _Files, compute: Compute) -> None:
+    """Ask networks in one pass over the images."""
+    blocks = answers(
+        [
+            load_network(network, files.workspace).to(compute.device)
+            for network in networks
+        ],
+        files.split.images,
+        files.rows,
+        image_size=networks[0].training.image_size,
+        compute=compute,
+        machine=files.machine,
+    )
+    label = f"{_names(networks)}: outputs on {files.subset} images"
+    with progress(label, len(files.rows), "images") as advance:
+        new = [files.new(network) for network in networks]
+        save_outputs(new, blocks, advance=advance)
+
+
+def _names(networks: Sequence[Expert]) -> str:
+    """What the networks of a pass are called."""
+    if len(networks) > 1:
+        return f"{len(networks)} networks"
+    kind, group = networks[0].origin.header.kind, networks[0].training.group
+    return {"expert": f"expert {group}", "flat": "flat network"}.get(kind, kind)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.split import SUBSETS
+from deepme.asking import num_passes
 from deepme.config import AttentionSettings, NetworkSettings
 from deepme.devices import choose_compute
 from deepme.errors import InputError
@@ -125,22 +127,20 @@ class _Work:
     Attributes:
         learned: forward, backward and update.
         asked: forward alone.
+        shared: those of both whose image was loaded for another network.
         heads: features from a cache through a head that learns, or is validated.
     """
 
     learned: int = 0
     asked: int = 0
+    shared: int = 0
     heads: int = 0
 
     def times(self, number: int) -> _Work:
-        return _Work(self.learned * number, self.asked * number, self.heads * number)
+        return _Work(*(number * count for count in astuple(self)))
 
     def __add__(self, other: _Work) -> _Work:
-        return _Work(
-            self.learned + other.learned,
-            self.asked + other.asked,
-            self.heads + other.heads,
-        )
+        return _Work(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ class _Counter:
     def _gate(self) -> PlannedStage:
         settings = self.recipe.gate
         seen = sorted({settings.learn_from, "val"})
-        work = _Work(asked=self.groups.num_groups * self._images(*seen))
+        work = self._asked_in_passes(self._images(*seen))
         disk = self._outputs(*seen) + 3 * self.speed.weights
         if settings.input == "images":
             # Of images that it has learned by heart none is validated.
@@ -222,34 +222,47 @@ class _Counter:
     def _attention(self) -> PlannedStage:
         settings, num_groups = self.recipe.attention, self.groups.num_groups
         train, val = self._images("train"), self._images("val")
+        work = self._by_all_at_once(_Work(train, val)).times(settings.epochs)
         disk = 3 * num_groups * self.speed.weights
         if _cached(settings):
-            work = _Work(
-                asked=train + val, heads=(train + val) * settings.warmup_epochs
-            )
+            work += self._asked_in_passes(train + val)
+            heads = _Work(heads=num_groups * (train + val))
+            work += heads.times(settings.warmup_epochs)
             disk += num_groups * self._features("train", "val")
         else:
-            work = _Work(asked=train + val).times(settings.warmup_epochs)
-        work += _Work(train, val).times(settings.epochs)
-        return self._stage("train-attention", work.times(num_groups), disk)
+            warm_up = self._by_all_at_once(_Work(asked=train + val))
+            work += warm_up.times(settings.warmup_epochs)
+        return self._stage("train-attention", work, disk)
 
     def _evaluation(self) -> PlannedStage:
         """Count validation images as well: temperatures are fitted on them."""
         fusions, sees = {*self.recipe.evaluate.fusion}, self.recipe.gate.input
         test, both = self._images("test"), self._images("val", "test")
-        asked = disk = 0
+        work, disk = _Work(), 0
         if not fusions <= WHOLE:
-            asked += self.groups.num_groups * test
+            work += self._asked_in_passes(test)
             disk += self._outputs("test")
         if fusions & NEEDS_GATE and sees in ("images", "flat"):
-            asked += both if sees == "images" else test
+            work += _Work(asked=both if sees == "images" else test)
         if fusions & NEEDS_FLAT:
-            asked += both
+            work += _Work(asked=both)
             disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
         if "attention" in fusions:
-            asked += self.groups.num_groups * both
+            work += self._by_all_at_once(_Work(asked=both))
             disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
-        return self._stage("evaluate", _Work(asked=asked), disk)
+        return self._stage("evaluate", work, disk)
+
+    def _asked_in_passes(self, images: int) -> _Work:
+        """All experts, as many in a pass over the images as `asking` takes."""
+        number = self.groups.num_groups
+        loads = num_passes(number, self.speed.weights)
+        return _Work(asked=number * images, shared=(number - loads) * images)
+
+    def _by_all_at_once(self, work: _Work) -> _Work:
+        """Work of one network whose every image all experts see."""
+        others = self.groups.num_groups - 1
+        shared = _Work(shared=others * (work.learned + work.asked))
+        return work.times(others + 1) + shared
 
     def _stage(self, command: str, work: _Work, disk: int) -> PlannedStage:
         return PlannedStage(
@@ -271,7 +284,8 @@ class _Counter:
     def _seconds(self, work: _Work) -> float:
         """Wall time; worker processes load while the network computes."""
         speed, workers = self.speed, self.recipe.machine.workers
-        loading = (work.learned + work.asked) / (speed.loading * max(1, workers))
+        loaded = work.learned + work.asked - work.shared
+        loading = loaded / (speed.loading * max(1, workers))
         computing = work.learned / speed.training + work.asked / speed.forward
         both = max(computing, loading) if workers else computing + loading
         return both + work.heads / speed.head

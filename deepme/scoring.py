@@ -297,18 +297,16 @@ def voters_of(
         flat = outputs_of_flat(
             workspace, split, subset, compute=compute, machine=machine
         )
-    whole = {
-        name: outputs_of(
-            network,
-            workspace,
-            split,
-            subset,
-            compute=compute,
-            machine=machine,
-            with_features=False,
-        )
-        for name, network in networks.items()
-    }
+    answers = outputs_of(
+        [*networks.values()],
+        workspace,
+        split,
+        subset,
+        compute=compute,
+        machine=machine,
+        with_features=False,
+    )
+    whole = dict(zip(networks, answers, strict=True))
     images = GateImages.of(
         split.images, split.rows(subset), experts, whole.values(), flat
     )

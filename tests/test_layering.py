@@ -20,6 +20,7 @@ FLOORS = (
     ("config", "wordnet", "artifacts", "networks", "ranks"),
     ("workspace", "images", "devices", "config_file", "systems", "taxonomies"),
     ("inference", "measuring", "recipe", "verifying"),
+    ("asking",),
     ("outputs",),
     ("training",),
     ("scoring", "affinity", "costs", "mixture", "status"),
@@ -59,7 +60,7 @@ KEEPERS = {
     "torch": (
         *("calibrating", "classifier", "core", "devices", "experts", "hub"),
         *("images.loading", "inference", "mixture", "networks", "onnx_graph"),
-        *("outputs", "images.reading", "images.views"),
+        *("asking", "images.reading", "images.views"),
         *("measuring", "predicting", "ranks", "scoring", "small_vgg", "steps"),
         *("storage.tensors", "training"),
     ),

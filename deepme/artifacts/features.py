@@ -7,7 +7,7 @@ VGG16.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
-from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5
+from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5_files
 from deepme.storage.header import Header
 
 KIND, SCHEMA = "features", 1
@@ -37,44 +37,57 @@ class Features:
     readable: NDArray[np.bool_]
 
 
-Batch = tuple[slice, NDArray[np.float32], NDArray[np.bool_]]
+@dataclass(frozen=True, kw_only=True)
+class NewFeatures:
+    """A trunk's features that are about to be written.
+
+    Attributes:
+        path: the final name.
+        header: its origin.
+        shape: (R, d).
+    """
+
+    path: Path
+    header: Header
+    shape: tuple[int, int]
+
+
+Batch = tuple[slice, Sequence[NDArray[np.float32]], NDArray[np.bool_]]
 
 
 def save_features(
-    path: Path,
-    header: Header,
+    new: Sequence[NewFeatures],
     batches: Iterator[Batch],
     *,
-    shape: tuple[int, int],
     advance: Callable[[int], None] = lambda _: None,
-) -> str:
-    """Stream features into a file.
+) -> None:
+    """Stream the features of trunks that are asked together into a file each.
 
     Args:
-        path: the final name.
-        header: its origin.
-        batches: (rows, features (B, d), readable (B,)) in order.
-        shape: (R, d).
+        new: the files.
+        batches: (rows, of each trunk features (B, d), readable (B,)) in order.
         advance: called with the number of rows after each batch.
-
-    Returns:
-        The sha256 of the file.
     """
 
-    def fill(file: h5py.File) -> Iterator[Block]:
-        features = file.create_dataset("features", shape, np.float16)
-        readable = file.create_dataset("readable", shape[:1], np.bool_)
-        return blocks(features, readable)
+    def fill(files: list[h5py.File]) -> Iterator[Block]:
+        targets = [
+            (
+                file.create_dataset("features", one.shape, np.float16),
+                file.create_dataset("readable", one.shape[:1], np.bool_),
+            )
+            for file, one in zip(files, new, strict=True)
+        ]
+        return blocks(targets)
 
-    def blocks(features: h5py.Dataset, readable: h5py.Dataset) -> Iterator[Block]:
+    def blocks(targets: list[tuple[h5py.Dataset, h5py.Dataset]]) -> Iterator[Block]:
         largest = np.finfo(np.float16).max
-        for where, some_features, some_readable in batches:
-            bounded = some_features.clip(-largest, largest)
-            yield features, where, bounded.astype(np.float16)
-            yield readable, where, some_readable
+        for where, found, some_readable in batches:
+            for (features, readable), some in zip(targets, found, strict=True):
+                yield features, where, some.clip(-largest, largest).astype(np.float16)
+                yield readable, where, some_readable
             advance(len(some_readable))
 
-    return write_hdf5(path, header, fill)
+    write_hdf5_files([(one.path, one.header) for one in new], fill)
 
 
 def load_features(path: Path, num_rows: int, num_features: int) -> Features:

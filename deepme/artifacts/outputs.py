@@ -9,7 +9,7 @@ gate's training never opens the test file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
 from deepme.core.compact import CompactRows, compact, expand
-from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5
+from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5_files
 from deepme.storage.header import Header
 from deepme.storage.rows import MappedRows, Rows
 
@@ -67,11 +67,13 @@ class Shortened:
     """How logits are kept in compact form.
 
     Attributes:
-        true_positions: (R,) int32, the output for each image's true class, or −1.
+        labels: (R,) integers, each image's true class, shared by all networks.
+        positions: (N,) int32, the output for each class, or −1.
         num_kept: K.
     """
 
-    true_positions: NDArray[np.int32]
+    labels: NDArray[np.integer[Any]]
+    positions: NDArray[np.int32]
     num_kept: int
 
 
@@ -89,57 +91,86 @@ def _name(field: str) -> str:
     return field.rpartition("_")[0]
 
 
-Batch = tuple[slice, NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+@dataclass(frozen=True, kw_only=True)
+class NewOutputs:
+    """A network's outputs that are about to be written.
 
-
-def save_outputs(
-    path: Path,
-    header: Header,
-    batches: Iterator[Batch],
-    *,
-    shape: tuple[int, int],
-    num_features: int | None,
-    shortened: Shortened | None = None,
-    advance: Callable[[int], None] = lambda _: None,
-) -> str:
-    """Stream an expert's outputs into a file.
-
-    Args:
+    Attributes:
         path: the final name.
         header: its origin.
-        batches: (rows, logits (B, C_t), features (B, d), readable (B,)) in order.
         shape: (R, C_t).
         num_features: d, or None to leave the features out.
         shortened: for the compact form; None for all logits.
-        advance: called with the number of rows after each batch.
-
-    Returns:
-        The sha256 of the file.
     """
 
-    def fill(file: h5py.File) -> Iterator[Block]:
-        readable = file.create_dataset("readable", shape[:1], np.bool_)
-        targets = _logit_datasets(file, shape, shortened)
-        features = None
-        if num_features is not None:
-            wide = (shape[0], num_features)
+    path: Path
+    header: Header
+    shape: tuple[int, int]
+    num_features: int | None = None
+    shortened: Shortened | None = None
+
+
+Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""A network's logits (B, C_t) and features (B, d)."""
+
+Batch = tuple[slice, Sequence[Answer], NDArray[np.bool_]]
+
+
+def save_outputs(
+    new: Sequence[NewOutputs],
+    batches: Iterator[Batch],
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Stream the outputs of networks that are asked together into a file each.
+
+    Args:
+        new: the files.
+        batches: (rows, an answer of each network, readable (B,)) in order.
+        advance: called with the number of rows after each batch.
+    """
+
+    def fill(files: list[h5py.File]) -> Iterator[Block]:
+        pairs = zip(files, new, strict=True)
+        return blocks([_Target.made_in(file, one) for file, one in pairs])
+
+    def blocks(targets: list[_Target]) -> Iterator[Block]:
+        for where, answers, readable in batches:
+            for target, answer in zip(targets, answers, strict=True):
+                yield from target.blocks(where, answer, readable)
+            advance(len(readable))
+
+    write_hdf5_files([(one.path, one.header) for one in new], fill)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The datasets of a file under way."""
+
+    logits: dict[str, h5py.Dataset]
+    features: h5py.Dataset | None
+    readable: h5py.Dataset
+    shortened: Shortened | None
+
+    @classmethod
+    def made_in(cls, file: h5py.File, new: NewOutputs) -> _Target:
+        rows, features = new.shape[:1], None
+        if new.num_features is not None:
+            wide = (*rows, new.num_features)
             features = file.create_dataset("features", wide, np.float32)
-        return blocks(targets, readable, features)
+        readable = file.create_dataset("readable", rows, np.bool_)
+        logits = _logit_datasets(file, new.shape, new.shortened)
+        return cls(logits, features, readable, new.shortened)
 
     def blocks(
-        targets: dict[str, h5py.Dataset],
-        readable: h5py.Dataset,
-        features: h5py.Dataset | None,
+        self, where: slice, answer: Answer, readable: NDArray[np.bool_]
     ) -> Iterator[Block]:
-        for where, some_logits, some_features, some_readable in batches:
-            for name, values in _logit_values(some_logits, where, shortened).items():
-                yield targets[name], where, values
-            yield readable, where, some_readable
-            if features is not None:
-                yield features, where, some_features
-            advance(len(some_readable))
-
-    return write_hdf5(path, header, fill)
+        logits, features = answer
+        for name, values in _logit_values(logits, where, self.shortened).items():
+            yield self.logits[name], where, values
+        yield self.readable, where, readable
+        if self.features is not None:
+            yield self.features, where, features
 
 
 def _logit_datasets(
@@ -161,7 +192,7 @@ def _logit_values(
 ) -> dict[str, NDArray[Any]]:
     if not shortened:
         return {"logits": logits}
-    true = shortened.true_positions[where]
+    true = shortened.positions[shortened.labels[where]]
     kept = compact(logits, true, num_kept=shortened.num_kept)
     return {_name(field): values for field, values in kept._asdict().items()}
 

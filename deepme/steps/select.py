@@ -31,7 +31,7 @@ from deepme.devices import choose_compute
 from deepme.errors import InputError, UsageError
 from deepme.figures.render import svg_bytes
 from deepme.figures.selection import plot_selection
-from deepme.outputs import features_of, outputs_of
+from deepme.outputs import features_of, outputs_of_flat
 from deepme.progress import note, progress
 from deepme.storage.atomic import atomic_write
 from deepme.storage.header import Header
@@ -281,15 +281,7 @@ def _features(
     features_Rd, readable_R = features_of(
         flat, workspace, split, rows, compute=compute, machine=machine
     )
-    val = outputs_of(
-        flat,
-        workspace,
-        split,
-        "val",
-        compute=compute,
-        machine=machine,
-        with_features=True,
-    )
+    val = outputs_of_flat(workspace, split, "val", compute=compute, machine=machine)
     val_rows = split.rows("val")[val.readable]
     if not len(val_rows) or not readable_R.any():
         raise InputError(

@@ -14,8 +14,8 @@ import json
 import math
 import os
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader, FileIO
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.errors import ArtifactError
-from deepme.storage.atomic import atomic_path
+from deepme.storage.atomic import atomic_path, cannot_write
 from deepme.storage.header import (
     Header,
     corrupt,
@@ -77,14 +77,37 @@ def write_hdf5(
     Raises:
         EnvironmentFault: the file system refused.
     """
-    with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as raw:
-        sink = Sink(raw.fileno())
-        with (
-            SignalsHeld() as signals,
-            h5py.File(sink, "w", userblock_size=_BLOCK) as file,
-        ):
-            file.attrs[_ATTRIBUTE] = json.dumps(header.to_dict(), sort_keys=True)
-            blocks = fill(file) or iter(())
+    return write_hdf5_files([(path, header)], lambda files: fill(files[0]))[0]
+
+
+def write_hdf5_files(
+    artifacts: Sequence[tuple[Path, Header]],
+    fill: Callable[[list[h5py.File]], Iterator[Block] | None],
+) -> list[str]:
+    """Write several HDF5 artifacts that are made together, each atomically.
+
+    Args:
+        artifacts: the final name and the header of each.
+        fill: as in `write_hdf5`, but given all open files in their order.
+
+    Returns:
+        The sha256 of each.
+
+    Raises:
+        EnvironmentFault: the file system refused; what stood under the names is
+            there still, or else the new content, whole.
+    """
+    paths = [path for path, _ in artifacts]
+    with ExitStack() as temporaries:
+        raws = [temporaries.enter_context(_temporary(path)) for path in paths]
+        sinks = [Sink(raw.fileno()) for raw in raws]
+        with SignalsHeld() as signals, ExitStack() as opened:
+            files = []
+            for sink, (_, header) in zip(sinks, artifacts, strict=True):
+                file = h5py.File(sink, "w", userblock_size=_BLOCK)
+                files.append(opened.enter_context(file))
+                file.attrs[_ATTRIBUTE] = json.dumps(header.to_dict(), sort_keys=True)
+            blocks = fill(files) or iter(())
             while True:
                 with signals.released():
                     block = next(blocks, None)
@@ -92,9 +115,34 @@ def write_hdf5(
                     break
                 target, rows, values = block
                 target[rows] = values
-                sink.check()
-        sink.check()
-        return _seal_file(raw)
+                _check_sinks(sinks, paths)
+        _check_sinks(sinks, paths)
+        digests = []
+        for raw, path in zip(raws, paths, strict=True):
+            with _writing(path):
+                digests.append(_seal_file(raw))
+        return digests
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[FileIO]:
+    with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as raw:
+        yield raw
+
+
+def _check_sinks(sinks: Sequence[Sink], paths: Sequence[Path]) -> None:
+    for sink, path in zip(sinks, paths, strict=True):
+        with _writing(path):
+            sink.check()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the file that could not be written, where several are open."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 @contextmanager

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,28 +12,25 @@ import torch
 from numpy.typing import NDArray
 
 from deepme import ranks
+from deepme.artifacts.expert import Expert
 from deepme.artifacts.features import (
     KIND,
     SCHEMA,
     Features,
+    NewFeatures,
     load_features,
     save_features,
-)
-from deepme.artifacts.features import (
-    Batch as Block,
 )
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.origin import Origin
 from deepme.artifacts.split import Split
+from deepme.asking import answers, passes
 from deepme.config import MachineSettings, NetworkSettings
 from deepme.devices import Compute
 from deepme.errors import EnvironmentFault, UsageError
-from deepme.images.keeping import KeptImages, room_for
-from deepme.images.loading import WHOLE, Batch, ImageDataset, Share, epoch_order
-from deepme.images.unreadable import UnreadableImages
+from deepme.images.loading import WHOLE, Batch, Share, epoch_order
 from deepme.inference import load_network
 from deepme.networks import AttentionNetwork, Network, create_network
-from deepme.outputs import forward_blocks
 from deepme.progress import note, progress
 from deepme.storage.header import Header
 from deepme.workspace import Workspace
@@ -142,26 +137,29 @@ def frozen_features(
         settings.backbone, 1, weights=weights, image_size=settings.image_size
     )
     origin = {key: recorded[key] for key in ("backbone", "image_size", "weights")}
+    files = {
+        subset: NewFeatures(
+            path=workspace.features_path(subset),
+            header=_header(subset, origin, sources, workspace, split, compute),
+            shape=(len(split.rows(subset)), network.head.in_features),
+        )
+        for subset in SUBSETS
+    }
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
     lock = workspace.lock(workspace.root / "features", patient=True)
     with ranks.first_alone(lock):
-        features = {
-            subset: [
-                _features(
-                    network,
-                    settings.image_size,
-                    workspace.features_path(subset),
-                    {"subset": subset, **origin},
-                    sources,
-                    workspace,
+        for subset, file in files.items():
+            if not workspace.is_current(file.path, file.header):
+                _compute(
+                    [network],
+                    [file],
+                    subset,
                     split,
-                    compute=compute,
-                    machine=machine,
+                    settings.image_size,
+                    compute,
+                    machine,
                 )
-            ]
-            for subset in SUBSETS
-        }
-    return _beside_labels(features, split)
+    return _loaded({subset: [file] for subset, file in files.items()}, split)
 
 
 def features_of_experts(
@@ -188,109 +186,103 @@ def features_of_experts(
         EnvironmentFault: the disk has no room for it.
         InputError: an unreadable image, by the policy.
     """
+    experts = [workspace.expert(group.number) for group in groups.content.groups]
 
-    @cache
-    def room(subset: str) -> KeptImages | None:
-        rows = split.rows(subset)
-        return room_for(split.images, rows, gigabytes=machine.keep_images)
+    def file(subset: str, expert: Expert) -> NewFeatures:
+        return NewFeatures(
+            path=workspace.features_path(subset, expert),
+            header=_header(subset, {}, [expert.origin], workspace, split, compute),
+            shape=(len(split.rows(subset)), expert.training.num_features),
+        )
 
-    features: dict[str, list[Features]] = {subset: [] for subset in SUBSETS}
-    for group in groups.content.groups:
-        expert = workspace.expert(group.number)
-        network = load_network(expert, workspace)
-        for subset, found in features.items():
-            found.append(
-                _features(
-                    network,
-                    expert.training.image_size,
-                    workspace.features_path(subset, expert),
-                    {"subset": subset},
-                    [expert.origin],
-                    workspace,
-                    split,
-                    compute=compute,
-                    machine=machine,
-                    room=room,
-                )
+    files = {subset: [file(subset, expert) for expert in experts] for subset in SUBSETS}
+    for subset, of_experts in files.items():
+        missing = [
+            expert
+            for expert, one in zip(experts, of_experts, strict=True)
+            if not workspace.is_current(one.path, one.header)
+        ]
+        for some in passes(missing):
+            _compute(
+                [load_network(expert, workspace) for expert in some],
+                [file(subset, expert) for expert in some],
+                subset,
+                split,
+                some[0].training.image_size,
+                compute,
+                machine,
             )
-    return _beside_labels(features, split)
+    return _loaded(files, split)
 
 
-def _beside_labels(features: dict[str, list[Features]], split: Split) -> FrozenFeatures:
-    rows = {subset: split.rows(subset) for subset in SUBSETS}
-    return FrozenFeatures(rows, features, split.images.label)
-
-
-def _features(
-    network: Network | AttentionNetwork,
-    image_size: int,
-    path: Path,
+def _header(
+    subset: str,
     settings: dict[str, object],
     sources: Sequence[Origin],
     workspace: Workspace,
     split: Split,
-    *,
     compute: Compute,
-    machine: MachineSettings,
-    room: Callable[[str], KeptImages | None] = lambda _: None,
-) -> Features:
-    """Load a network's features of a subset; compute them if missing or stale.
-
-    ``room`` gives room for decoded images that other networks are asked about too.
-    """
-    subset = str(settings["subset"])
-    rows = split.rows(subset)
+) -> Header:
     precision = "bfloat16" if compute.bfloat16 else "float32"
-    header = Header(
+    return Header(
         kind=KIND,
         schema_version=SCHEMA,
-        settings={**settings, "precision": precision},
+        settings={"subset": subset, **settings, "precision": precision},
         classes=split.origin.header.classes,
         made_from=workspace.made_from(split.origin, *sources),
     )
-    if not workspace.is_current(path, header):
-        dataset = ImageDataset(
-            split.images, size=image_size, augment=False, seed=0, kept=room(subset)
-        )
-        _compute(network, dataset, rows, path, header, compute, machine)
-    return load_features(path, len(rows), network.head.in_features)
+
+
+def _loaded(files: dict[str, list[NewFeatures]], split: Split) -> FrozenFeatures:
+    features = {
+        subset: [load_features(file.path, *file.shape) for file in of_trunks]
+        for subset, of_trunks in files.items()
+    }
+    rows = {subset: split.rows(subset) for subset in SUBSETS}
+    return FrozenFeatures(rows, features, split.images.label)
 
 
 def _compute(
-    network: Network | AttentionNetwork,
-    dataset: ImageDataset,
-    rows: NDArray[np.int64],
-    path: Path,
-    header: Header,
+    networks: Sequence[Network | AttentionNetwork],
+    files: Sequence[NewFeatures],
+    subset: str,
+    split: Split,
+    image_size: int,
     compute: Compute,
     machine: MachineSettings,
 ) -> None:
-    shape = (len(rows), network.head.in_features)
-    _require_room(path, shape)
-    policy = UnreadableImages(
-        dataset.images, len(rows), machine.on_bad == "skip", machine.max_bad
+    """Ask networks in one pass over the images of a subset."""
+    _require_room(files, subset)
+    found = answers(
+        [network.eval().to(compute.device) for network in networks],
+        split.images,
+        split.rows(subset),
+        image_size=image_size,
+        compute=compute,
+        machine=machine,
     )
-    network.eval().to(compute.device)
-    with progress(f"features of {path.stem} images", len(rows), "images") as advance:
-        blocks: Iterator[Block] = (
-            (where, features, readable)
-            for where, _, features, readable in forward_blocks(
-                network, dataset, rows, policy, compute, machine.workers
-            )
-        )
-        save_features(path, header, blocks, shape=shape, advance=advance)
+    features = (
+        (where, [features for _, features in of_networks], readable)
+        for where, of_networks, readable in found
+    )
+    num_images = files[0].shape[0]
+    with progress(f"features of {subset} images", num_images, "images") as advance:
+        save_features(files, features, advance=advance)
 
 
-def _require_room(path: Path, shape: tuple[int, int]) -> None:
+def _require_room(files: Sequence[NewFeatures], subset: str) -> None:
     """Tell the size beforehand.
 
     Raises:
         EnvironmentFault: the disk has less.
     """
-    needed = 2 * shape[0] * shape[1] + shape[0]
-    path.parent.mkdir(exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    told = f"features of {shape[0]:,} {path.stem} images take {needed / 1e9:,.2f} GB"
+    needed = sum(rows * (2 * width + 1) for rows, width in (one.shape for one in files))
+    folder = files[0].path.parent
+    folder.mkdir(exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    told = (
+        f"features of {files[0].shape[0]:,} {subset} images take {needed / 1e9:,.2f} GB"
+    )
     if needed > free:
         raise EnvironmentFault(
             f"{told}, {free / 1e9:,.2f} GB are free",

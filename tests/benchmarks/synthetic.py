@@ -8,14 +8,15 @@ features can learn it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
-from deepme import outputs
-from deepme.artifacts.expert import KIND, SCHEMA, Training, load_training, save_training
+from deepme import asking, outputs
+from deepme.artifacts.expert import KIND, SCHEMA, Training, save_training
+from deepme.artifacts.outputs import Answer, Batch
 from deepme.artifacts.paths import PackedPaths
 from deepme.artifacts.split import ImageIndex, save_split, split_header
 from deepme.config import GateSettings, MachineSettings
@@ -110,11 +111,11 @@ class Drawn:
         """Go nowhere."""
         return self
 
-    def blocks(self, labels: np.ndarray) -> Iterator[outputs.Batch]:
+    def batches(self, labels: np.ndarray) -> Iterator[Answer]:
         """Give logits and features in batches."""
         rows = np.lib.stride_tricks.sliding_window_view(self.pool, self.num_outputs)
-        for start in range(0, len(labels), outputs.BATCH_SIZE):
-            some = labels[start : start + outputs.BATCH_SIZE]
+        for start in range(0, len(labels), asking.BATCH_SIZE):
+            some = labels[start : start + asking.BATCH_SIZE]
             logits = rows[self.rng.integers(0, len(rows), len(some))]
             place = self.position[some]
             known = np.flatnonzero(place >= 0)
@@ -122,12 +123,7 @@ class Drawn:
             features = self.rng.normal(0, 1, (len(some), FEATURES))
             holds = ~self.first[:FEATURES, some]
             features[:, : len(holds)] += 2 * holds.T
-            yield (
-                slice(start, start + len(some)),
-                logits,
-                features.astype(np.float32),
-                np.ones(len(some), dtype=bool),
-            )
+            yield logits, features.astype(np.float32)
 
 
 def write_outputs(workspace: Workspace, subset: str, form: str) -> None:
@@ -137,19 +133,33 @@ def write_outputs(workspace: Workspace, subset: str, form: str) -> None:
     labels = split.images.label
 
     outputs.load_network = lambda expert, at: Drawn(expert.training.group, at)
-    outputs.forward_blocks = lambda network, dataset, rows, *_: network.blocks(
-        labels[rows]
+    outputs.answers = drawn_answers(labels)
+    outputs.outputs_of_experts(
+        workspace,
+        groups,
+        split,
+        subset,
+        compute=choose_compute(machine(form), "float32"),
+        machine=machine(form),
+        with_features=True,
     )
-    for group in groups.content.groups:
-        outputs.outputs_of(
-            load_training(workspace.expert_path(group.number)),
-            workspace,
-            split,
-            subset,
-            compute=choose_compute(machine(form), "float32"),
-            machine=machine(form),
-            with_features=True,
-        )
+
+
+def drawn_answers(labels: np.ndarray) -> Callable[..., Iterator[Batch]]:
+    """In place of `asking.answers`, for drawn networks."""
+
+    def answers(
+        networks: list[Drawn], images: object, rows: np.ndarray, **_: object
+    ) -> Iterator[Batch]:
+        start = 0
+        for batch in zip(
+            *(each.batches(labels[rows]) for each in networks), strict=True
+        ):
+            stop = start + len(batch[0][0])
+            yield slice(start, stop), batch, np.ones(stop - start, dtype=bool)
+            start = stop
+
+    return answers
 
 
 def train_a_gate(workspace: Workspace, form: str) -> None:

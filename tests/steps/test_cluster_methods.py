@@ -14,7 +14,7 @@ import pytest
 
 from deepme.artifacts.groups import GroupsContent, load_memberships
 from deepme.artifacts.origin import origin_of
-from deepme.artifacts.outputs import save_outputs
+from deepme.artifacts.outputs import NewOutputs, save_outputs
 from deepme.config import (
     ClusterSettings,
     FlatSettings,
@@ -196,9 +196,9 @@ def answer(
     logits[np.arange(len(labels)), labels] += 1
     path = workspace.outputs_path("val", workspace.flat())
     nothing = np.empty((len(labels), 0), dtype=np.float32)
-    batch = (slice(0, len(labels)), logits.astype(np.float32), nothing, readable)
-    header = origin_of(path).header
-    save_outputs(path, header, iter([batch]), shape=logits.shape, num_features=None)
+    answer = logits.astype(np.float32), nothing
+    new = NewOutputs(path=path, header=origin_of(path).header, shape=logits.shape)
+    save_outputs([new], iter([(slice(0, len(labels)), [answer], readable)]))
     workspace.groups_path.unlink()
 
 

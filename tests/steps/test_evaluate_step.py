@@ -30,7 +30,7 @@ from deepme.artifacts.expert import (
     load_training,
     save_training,
 )
-from deepme.artifacts.outputs import save_outputs
+from deepme.artifacts.outputs import NewOutputs, save_outputs
 from deepme.config import (
     FUSIONS,
     ClusterSettings,
@@ -174,14 +174,10 @@ class HandMade:
                 expert.origin, workspace.split(groups.origin).origin
             ),
         )
-        batch = (slice(0, len(logits)), logits, np.empty((0, 4), np.float32), readable)
-        save_outputs(
-            workspace.outputs_path("test", expert),
-            header,
-            iter([batch]),
-            shape=logits.shape,
-            num_features=None,
-        )
+        path = workspace.outputs_path("test", expert)
+        new = NewOutputs(path=path, header=header, shape=logits.shape)
+        answer = logits, np.empty((0, 4), np.float32)
+        save_outputs([new], iter([(slice(0, len(logits)), [answer], readable)]))
 
     def class_logits(self, t: int) -> Floats:
         """Without the output for none of the classes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from injection import die, in_child
 from safetensors.torch import load_file
 
+from deepme import asking
 from deepme.artifacts.split import ImageIndex
 from deepme.config import AttentionSettings, EvaluateSettings, MachineSettings
 from deepme.errors import ArtifactError, InputError
@@ -214,11 +214,12 @@ def test_each_image_is_decoded_once_for_all_experts(workspace, monkeypatch):
     rows = [*split.rows("train"), *split.rows("val")]
     settings = AttentionSettings(**(SETTINGS | {"epochs": 0}))
     weights = []
-    for keep, times in ((1.0, 1), (0.0, 3)):
+    for room, times in ((asking.WEIGHTS_BYTES, 1), (1, 3)):
+        monkeypatch.setattr(asking, "WEIGHTS_BYTES", room)
         shutil.rmtree(workspace.root / "features", ignore_errors=True)
         shutil.rmtree(workspace.root / "attention", ignore_errors=True)
         read.clear()
-        run(settings, replace(MACHINE, keep_images=keep), workspace)
+        run(settings, MACHINE, workspace)
         assert [read.count(row) for row in rows] == [times] * len(rows)
         weights.append(load_file(workspace.attention().weights))
     for name, value in weights[0].items():

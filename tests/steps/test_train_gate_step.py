@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepme import outputs
+from deepme import asking, outputs
 from deepme.artifacts.evaluation import load_evaluation
 from deepme.artifacts.split import ImageIndex
 from deepme.config import EvaluateSettings, GateSettings, MachineSettings
@@ -195,11 +194,11 @@ class TestCachedOutputs:
 
         monkeypatch.setattr(loading, "read_bytes", counted)
         rows = workspace.split(workspace.groups().origin).rows("train")
-        for keep, times in ((1.0, 1), (0.0, workspace.groups().num_groups)):
+        for room, times in ((asking.WEIGHTS_BYTES, 1), (1, 3)):
+            monkeypatch.setattr(asking, "WEIGHTS_BYTES", room)
             shutil.rmtree(workspace.root / "outputs")
             read.clear()
-            machine = replace(MACHINE, keep_images=keep)
-            train(workspace, input="features", machine=machine)
+            train(workspace, input="features")
             assert [read.count(row) for row in rows] == [times] * len(rows)
             for found, exact in zip(logits(workspace), expected, strict=True):
                 np.testing.assert_array_equal(found, exact)

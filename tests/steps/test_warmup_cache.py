@@ -59,13 +59,13 @@ def heads(workspace: Workspace, number: int = 1) -> torch.Tensor:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images the trunk is asked about for the cache, call by call."""
     calls: list[int] = []
-    real = warmup.forward_blocks
+    real = warmup.answers
 
-    def counting(network, dataset, rows, *rest):
+    def counting(networks, images, rows, **rest):
         calls.append(len(rows))
-        return real(network, dataset, rows, *rest)
+        return real(networks, images, rows, **rest)
 
-    monkeypatch.setattr(warmup, "forward_blocks", counting)
+    monkeypatch.setattr(warmup, "answers", counting)
     return calls
 
 

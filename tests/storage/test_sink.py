@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from injection import Calls, fail, in_child, interrupt, limit_file_size
 
 from deepme.errors import EnvironmentFault
-from deepme.storage.hdf5 import Block, write_hdf5
+from deepme.storage.hdf5 import Block, open_hdf5, write_hdf5, write_hdf5_files
 from deepme.storage.header import Header
 from deepme.storage.sink import SignalsHeld, Sink
 
@@ -229,3 +230,103 @@ class TestSignalsHeld:
         assert "KeyboardInterrupt" in end.output.splitlines()[-1]
         assert "Exception ignored" not in end.output
         assert list(path.parent.iterdir()) == []
+
+
+class TestSeveralFiles:
+    """Files that are made together: each is whole or not there."""
+
+    @pytest.fixture
+    def paths(self, tmp_path: Path) -> list[Path]:
+        return [tmp_path / name for name in ("a.h5", "b.h5", "c.h5")]
+
+    def write(self, paths: list[Path], stop: BaseException | None = None) -> list[str]:
+        def fill(files: list[h5py.File]) -> Iterator[Block]:
+            targets = [file.create_dataset("x", (4,), np.int64) for file in files]
+            return blocks(targets)
+
+        def blocks(targets: list[h5py.Dataset]) -> Iterator[Block]:
+            for row in range(4):
+                for number, target in enumerate(targets):
+                    yield target, slice(row, row + 1), np.array([10 * number + row])
+                if stop and row == 2:
+                    raise stop
+
+        headers = [
+            Header(kind="try", schema_version=1, settings={"number": number})
+            for number in range(len(paths))
+        ]
+        return write_hdf5_files(list(zip(paths, headers, strict=True)), fill)
+
+    def test_hold_their_own(self, paths: list[Path]):
+        digests = self.write(paths)
+        for number, path in enumerate(paths):
+            with open_hdf5(path, "try", 1) as (header, file, digest):
+                assert digest == digests[number]
+                assert header.settings == {"number": number}
+                assert file["x"][()].tolist() == [10 * number + row for row in range(4)]
+
+    @pytest.mark.parametrize("stop", [RuntimeError("lost"), KeyboardInterrupt()])
+    def test_leave_what_was_there(self, paths: list[Path], stop: BaseException):
+        paths[1].write_text("old")
+        with pytest.raises(type(stop)):
+            self.write(paths, stop)
+        assert list(paths[0].parent.iterdir()) == [paths[1]]
+        assert paths[1].read_text() == "old"
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_are_interrupted_between_blocks(self, paths: list[Path], number: int):
+        class Stop(Exception):
+            pass
+
+        def stop(_number: int, _frame: object) -> None:
+            raise Stop
+
+        def fill(files: list[h5py.File]) -> Iterator[Block]:
+            rows = files[1].create_dataset("x", (1,), np.uint8)
+            yield rows, slice(0, 1), np.ones(1, np.uint8)
+            signal.raise_signal(number)
+            pytest.fail("the signal did not act")
+
+        before = signal.signal(number, stop)
+        try:
+            with pytest.raises(Stop):
+                write_hdf5_files([(path, HEADER) for path in paths], fill)
+        finally:
+            signal.signal(number, before)
+        assert list(paths[0].parent.iterdir()) == []
+
+    @pytest.mark.parametrize("name", ["pwrite", "fsync"])
+    def test_the_one_that_cannot_be_written_is_named(
+        self, paths: list[Path], name: str
+    ):
+        """Whichever call fails, what is left is whole."""
+
+        def told() -> str:
+            try:
+                self.write(paths)
+            except EnvironmentFault as error:
+                return str(error)
+            return ""
+
+        def work() -> None:
+            folder, named = paths[0].parent, set()
+            for call in itertools.count(1):
+                with Calls(name, at=(call,), action=fail(errno.EIO)):
+                    failed = told()
+                for path in paths:
+                    if path.exists():
+                        with open_hdf5(path, "try", 1):
+                            path.unlink()
+                assert list(folder.iterdir()) == []
+                if not failed:
+                    break
+                named |= {
+                    path.name for path in [*paths, folder] if f"{path}:" in failed
+                }
+            print(call, *sorted(named - {folder.name}))
+
+        end = in_child(work)
+        assert end.code == 0, end.output
+        calls, *named = end.output.split()
+        assert int(calls) > 2 * len(paths)
+        assert named == ["a.h5", "b.h5", "c.h5"]
