@@ -218,6 +218,12 @@ class FlatSettings(NetworkSettings):
     section: ClassVar[str] = "train-flat"
     falls_back_on: ClassVar[str] = "train-expert"
 
+    weights: str = setting(
+        "hub",
+        "hub (timm's pre-trained), before (what it was before extend), none, or a "
+        "local .safetensors or .pth file",
+    )
+
     def __post_init__(self) -> None:
         """Also refuse to start from itself.
 
@@ -225,10 +231,10 @@ class FlatSettings(NetworkSettings):
             UsageError: a value outside its range, or weights ``flat``.
         """
         super().__post_init__()
-        if self.weights in ("flat", "before"):
+        if self.weights == "flat":
             raise UsageError(
-                f"--weights is {self.weights}, but it is the flat network that is "
-                "trained; expected hub, none, or a .safetensors or .pth file",
+                "--weights is flat, but it is the flat network that is trained; "
+                "expected hub, before, none, or a .safetensors or .pth file",
                 "set weights in the [train-flat] table",
             )
 

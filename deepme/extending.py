@@ -14,7 +14,6 @@ from deepme.artifacts.expert import (
     SCHEMA,
     Expert,
     load_omega,
-    load_training,
     save_omega,
 )
 from deepme.artifacts.split import Split
@@ -23,16 +22,17 @@ from deepme.config import (
     EvaluateSettings,
     ExpertSettings,
     ExtendSettings,
+    FlatSettings,
     GateSettings,
     MachineSettings,
+    NetworkSettings,
 )
 from deepme.costs import network_cost
-from deepme.errors import UsageError
 from deepme.inference import load_network
 from deepme.networks import PASSES_A_STEP
 from deepme.progress import note
 from deepme.settings import Settings
-from deepme.steps import evaluate, train_attention, train_gate
+from deepme.steps import evaluate, train_attention, train_flat, train_gate
 from deepme.storage.header import Header
 from deepme.training.record import save_result
 from deepme.workspace import Workspace
@@ -95,8 +95,8 @@ def run(
 
     The experts of the groups that they join, the gate, and the head on all features
     where there is one, go on from what they had learned. All other experts stay. The
-    flat network is left out: nothing here asks it. Again, it redoes only what is
-    missing.
+    flat network goes on where the gate sees it, else it is left out: nothing here asks
+    it. Again, it redoes only what is missing.
 
     Args:
         settings: how long.
@@ -110,11 +110,9 @@ def run(
         What joined which group, what that costs, and the results.
 
     Raises:
-        UsageError: the gate sees the flat network.
         DeepmeError: as `deepme.placing.run`, or whatever a stage raises; what is
             finished stays.
     """
-    _require_gate_without_flat(earlier.gate_path)
     placed = placing.run(earlier, workspace, data=data)
     stages = _stages(settings, workspace, sorted(placed.joined))
     extension = _extension(placed, stages, workspace)
@@ -129,6 +127,8 @@ def run(
         _keep_expert(workspace, number)
     for number, expert in stages.experts.items():
         experts.train(expert, machine, workspace, [number])
+    if stages.flat:
+        train_flat.run(stages.flat, machine, workspace)
     if stages.gate:
         train_gate.run(stages.gate, machine, workspace)
     if stages.attention:
@@ -139,22 +139,12 @@ def run(
     return replace(extension, results=tuple(results))
 
 
-def _require_gate_without_flat(path: Path) -> None:
-    # Whether it is current is asked later, with all else that is.
-    if not path.exists():
-        return
-    if load_training(path, "gate").origin.header.settings["input"] == "flat":
-        raise UsageError(
-            "the gate sees the flat network, which extend leaves out",
-            "train one on images first: `deepme train-gate --input images`",
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Stages:
     """The settings of everything that is trained; None where it was not there."""
 
     experts: dict[int, ExpertSettings]
+    flat: FlatSettings | None
     gate: GateSettings | None
     attention: AttentionSettings | None
     evaluate: EvaluateSettings | None
@@ -169,9 +159,11 @@ def _stages(
         number: _going_on(ExpertSettings, before.expert(number), settings.share)
         for number in numbers
     }
-    gate = attention = None
+    flat = gate = attention = None
     if before.gate_path.exists():
-        gate = _going_on(GateSettings, before.gate(), settings.share)
+        gate = _gate(before.gate(), settings.share)
+        if gate.input == "flat":
+            flat = _going_on(FlatSettings, before.flat(), settings.share)
     if before.attention_path.exists():
         recorded = before.attention().origin.header.settings
         attention = _recorded(AttentionSettings, recorded)
@@ -179,16 +171,25 @@ def _stages(
         attention = replace(attention, epochs=epochs)
     return _Stages(
         experts=going_on,
+        flat=flat,
         gate=gate,
         attention=attention,
         evaluate=_evaluation(gate is not None, attention is not None),
     )
 
 
+def _gate(trained: Expert, share: float) -> GateSettings:
+    """One on images goes on; any other learns anew, from caches, as long as it had."""
+    recorded = trained.origin.header.settings
+    if recorded["input"] == "images":
+        return _going_on(GateSettings, trained, share)
+    return _recorded(GateSettings, recorded | {"weights": "none"})
+
+
 def _going_on(cls: type[SettingsT], trained: Expert, share: float) -> SettingsT:
     recorded = trained.origin.header.settings
     found: Any = _recorded(cls, recorded | {"weights": "before"})
-    if cls is ExpertSettings:
+    if issubclass(cls, NetworkSettings):
         found = replace(found, warmup_epochs=0)
     return replace(found, epochs=_fewer(found.epochs, share))  # type: ignore[no-any-return]
 
@@ -252,6 +253,13 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         anew += step * _epochs(expert)
         if number in stages.experts:
             now += step * stages.experts[number].epochs
+    if before.flat_path.exists():
+        flat = before.flat()
+        step = PASSES_A_STEP * every * network_cost(flat, before).image
+        anew += step * _epochs(flat)
+        if stages.flat:
+            now += step * stages.flat.epochs
+            asked += step / PASSES_A_STEP
     if stages.gate:
         gate = before.gate()
         step = 0.0
@@ -263,9 +271,6 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         attention = before.attention()
         now += asked + PASSES_A_STEP * asked * stages.attention.epochs
         anew += asked + PASSES_A_STEP * asked * _epochs(attention)
-    if before.flat_path.exists():
-        flat = before.flat()
-        anew += PASSES_A_STEP * every * network_cost(flat, before).image * _epochs(flat)
     return now, anew
 
 

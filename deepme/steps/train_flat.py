@@ -13,11 +13,13 @@ from deepme.artifacts.expert import SCHEMA
 from deepme.artifacts.split import Split
 from deepme.config import FlatSettings, MachineSettings
 from deepme.devices import Compute, choose_compute
+from deepme.networks import take_over_head
 from deepme.progress import note
 from deepme.storage.atomic import remove
 from deepme.storage.header import Header
 from deepme.training.classifier import ClassifierTask
 from deepme.training.classify import (
+    first_weights,
     new_network,
     policy_for,
     require_images,
@@ -25,7 +27,7 @@ from deepme.training.classify import (
     training_of,
 )
 from deepme.training.record import identifying_settings, save_result
-from deepme.training.warmup import frozen_features
+from deepme.training.warmup import FrozenFeatures, frozen_features
 from deepme.workspace import Workspace
 
 
@@ -61,12 +63,13 @@ def _train(
     split = workspace.split(similarity.origin)
     compute = choose_compute(machine, settings.precision)
     path = workspace.flat_path
+    weights, sources = first_weights(settings.weights, workspace, path)
     identity = Header(
         kind="flat",
         schema_version=SCHEMA,
         settings=identifying_settings(settings),
         classes=similarity.origin.header.classes,
-        made_from=workspace.made_from(split.origin),
+        made_from=workspace.made_from(split.origin, *sources),
     )
     with ranks.writing(workspace.lock(path.parent)):
         checkpoint = path.with_name("checkpoint.safetensors")
@@ -77,7 +80,17 @@ def _train(
             return path
         members = np.arange(len(similarity.classes))
         require_images(similarity, split, members, "the class list")
-        task = _task(settings, machine, workspace, split, members, identity, compute)
+        frozen = frozen_features(
+            settings,
+            identity.settings,
+            weights,
+            sources,
+            workspace,
+            split,
+            compute=compute,
+            machine=machine,
+        )
+        task = _task(settings, machine, split, members, weights, compute, frozen)
         done = train(
             task, machine, identity, checkpoint, "flat network", ema=settings.ema
         )
@@ -97,26 +110,20 @@ def _train(
 def _task(
     settings: FlatSettings,
     machine: MachineSettings,
-    workspace: Workspace,
     split: Split,
     members: NDArray[np.int64],
-    identity: Header,
+    weights: str,
     compute: Compute,
+    frozen: FrozenFeatures | None,
 ) -> ClassifierTask[FlatSettings]:
-    frozen = frozen_features(
-        settings,
-        identity.settings,
-        settings.weights,
-        [],
-        workspace,
-        split,
-        compute=compute,
-        machine=machine,
-    )
     torch.manual_seed(settings.seed)
+    network = new_network(settings, len(members), weights)
+    if settings.weights == "before":
+        # New classes come after the old ones in the list.
+        take_over_head(network, Path(weights))
     return ClassifierTask(
         settings,
-        new_network(settings, len(members), settings.weights),
+        network,
         compute,
         image_size=settings.image_size,
         split=split,

@@ -6,7 +6,8 @@ IMAGES is a folder of class folders, all of WordNet. Under each seed some classe
 evenly spread, are left out of a first run and then added; another run has all of them
 from the start. Both have the same split and settings. Time is that of the processor
 in all commands, one thread each, so that other work on the machine does not count.
-Writes docs/benchmarks/extend.json.
+With --input flat the gate sees the flat network, which then goes on learning as well.
+Writes docs/benchmarks/extend.json, or extend-flat.json.
 """
 
 from __future__ import annotations
@@ -49,11 +50,8 @@ lr = 0.05
 lr-end = 0.0005
 
 [train-gate]
-weights = "flat"
-epochs = 4
+GATE
 batch-size = 64
-lr = 0.02
-lr-end = 0.0002
 
 [train-attention]
 epochs = 0
@@ -66,6 +64,12 @@ device = "cpu"
 workers = 0
 threads = 1
 """
+
+GATES = {
+    "images": 'weights = "flat"\nepochs = 4\nlr = 0.02\nlr-end = 0.0002',
+    "flat": 'input = "flat"\nepochs = 20\nlr = 0.1\nlr-end = 0.001',
+}
+"""By what a gate sees."""
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 MACHINE = ("--device", "cpu", "--workers", "0", "--threads", "1")
@@ -88,7 +92,9 @@ def top1(results: list[dict[str, Any]]) -> dict[str, float]:
     return {result["fusion"]: result["macro"]["1"] for result in results}
 
 
-def trial(images: Path, num_new: int, seed: int, root: Path) -> list[dict[str, Any]]:
+def trial(
+    images: Path, num_new: int, seed: int, input: str, root: Path
+) -> list[dict[str, Any]]:
     """One seed: a row for the extension, and one for training anew."""
     classes = sorted(path for path in images.iterdir() if path.is_dir())
     step = len(classes) // num_new
@@ -98,7 +104,7 @@ def trial(images: Path, num_new: int, seed: int, root: Path) -> list[dict[str, A
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(path)
     config = root / "settings.toml"
-    config.write_text(SETTINGS)
+    config.write_text(SETTINGS.replace("GATE", GATES[input]))
     options = ("--config", config, "--seed", seed)
     command("run", "--data", root / "old", "-w", root / "first", *options)
     extended, quick = command(
@@ -129,21 +135,24 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--new", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--input", choices=GATES, default="images")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for seed in range(asked.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            rows += trial(asked.images.absolute(), asked.new, seed, Path(folder))
+            images = asked.images.absolute()
+            rows += trial(images, asked.new, seed, asked.input, Path(folder))
         print(*rows[-2:], sep="\n")
     sides = {
         name: [row for row in rows if row["what"] == name]
         for name in ("extend", "anew")
     }
     pairs = list(zip(sides["extend"], sides["anew"], strict=True))
+    flat = asked.input == "flat"
     record(
-        "extend",
+        "extend-flat" if flat else "extend",
         command=f"python tests/benchmarks/extend.py IMAGES --new {asked.new} "
-        f"--seeds {asked.seeds}",
+        f"--seeds {asked.seeds}" + " --input flat" * flat,
         packages=PACKAGES,
         figures={
             "runs": rows,

@@ -15,11 +15,11 @@ those of an epoch lie apart, as a share.
 
 Each training is a process of its own on one thread, and both ways take turns. All
 seconds are of the processor and medians of the rounds. An epoch leaves loading out, a
-whole training counts it: *anew* loads the experts, *cached* makes the outputs, for which
-one pass over the images asks all networks. That of 20 epochs is not run, but reckoned
-from these. A gate on images pays its own pass, forward and backward, in both ways: with
-networks as large as its own (15 + 3) / 3 = 6 is the most that there can be. Writes
-docs/benchmarks/gate-cache.json.
+whole training counts it: *anew* loads the experts, *cached* makes the outputs, for
+which one pass over the images asks all networks. That of 20 epochs is not run, but
+reckoned from these. A gate on images pays its own pass, forward and backward, in both
+ways: with networks as large as its own (15 + 3) / 3 = 6 is the most that there can be.
+Writes docs/benchmarks/gate-cache.json.
 """
 
 from __future__ import annotations
