@@ -49,6 +49,8 @@ class Plan:
         images: of train, val and test.
         groups: T.
         largest: training images of the largest group.
+        backbone: of the experts.
+        image_size: pixels a side of what they see.
         device: that was measured.
         at_a_time: experts trained side by side.
         speed: what was measured.
@@ -60,6 +62,8 @@ class Plan:
     images: dict[str, int]
     groups: int
     largest: int
+    backbone: str
+    image_size: int
     device: str
     at_a_time: int
     speed: Speed
@@ -112,6 +116,8 @@ def plan(recipe: Recipe, workspace: Workspace) -> Plan:
         images=dict(zip(SUBSETS, counts.sum(axis=1).tolist(), strict=True)),
         groups=groups.num_groups,
         largest=max(of_group),
+        backbone=recipe.expert.backbone,
+        image_size=recipe.expert.image_size,
         device=name_of(compute),
         at_a_time=at_a_time,
         speed=speed,

@@ -217,7 +217,8 @@ def print_plan(plan: Plan) -> None:
         f"largest group; {counted(plan.at_a_time, 'expert')} at a time"
     )
     print(
-        f"measured on {plan.device}: {_rate(speed.training)} images/s in training, "
+        f"measured {plan.backbone} at {plan.image_size} pixels on {plan.device}: "
+        f"{_rate(speed.training)} images/s in training, "
         f"{_rate(speed.forward)} forward, {_rate(speed.loading)} loaded by one "
         f"process; {speed.memory / 1e9:,.2f} GB of memory; "
         f"{plan.free / 1e9:,.1f} GB of disk free"

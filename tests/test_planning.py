@@ -145,6 +145,34 @@ def test_loading_and_computing_add_up_or_go_side_by_side(workspace, recipe):
         assert with_workers["evaluate"].seconds == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("weights", "loads"), [(1000, 1), (3 * 2**30, 3)])
+def test_an_image_is_loaded_once_for_as_many_experts_as_have_room(
+    workspace, recipe, monkeypatch, weights, loads
+):
+    monkeypatch.setattr(planning, "measure", lambda *_: replace(SPEED, weights=weights))
+    asks = replace(recipe, gate=replace(recipe.gate, input="features"))
+    found = plan(asks, workspace)
+    images = found.images["train"] + found.images["val"]
+    seconds = 3 * images / SPEED.forward + loads * images / SPEED.loading
+    assert stages(found)["train-gate"].seconds == pytest.approx(seconds)
+
+
+def test_attention_loads_an_image_once_for_all_its_experts(workspace, recipe):
+    attends = replace(
+        recipe,
+        attention=replace(recipe.attention, warmup_epochs=0, epochs=1),
+        evaluate=replace(recipe.evaluate, fusion=("attention",)),
+    )
+    found = plan(attends, workspace)
+    train, val, test = (found.images[name] for name in ("train", "val", "test"))
+    by_name = stages(found)
+    learned = 3 * (train / SPEED.training + val / SPEED.forward)
+    loaded = (train + val) / SPEED.loading
+    assert by_name["train-attention"].seconds == pytest.approx(learned + loaded)
+    asked = (val + test) * (3 / SPEED.forward + 1 / SPEED.loading)
+    assert by_name["evaluate"].seconds == pytest.approx(asked)
+
+
 def test_what_builds_on_the_flat_network_trains_it(workspace, recipe):
     flat = replace(recipe, expert=replace(recipe.expert, weights="flat"))
     found = plan(flat, workspace)
@@ -174,6 +202,7 @@ def test_it_measures_this_machine(tiny_workspace, tiny_config, invoke, monkeypat
     assert "train-expert" in shown.stdout
     assert "in all" in shown.stdout
     assert "1 expert at a time" in shown.stdout
+    assert f"measured {told['backbone']} at {told['image_size']} pix" in shown.stdout
 
 
 def test_before_cluster_it_names_the_command(tmp_path, recipe):
