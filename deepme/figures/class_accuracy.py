@@ -49,13 +49,16 @@ def plot_class_accuracy(
     num_classes = sizes.pop()
     crowded = len(accuracies) > _MANY
     figure, axes = new_plot(11.5 if crowded else 8, max(4.8, 0.24 * len(accuracies)))
+    span = 0.8 if crowded else 2.6
+    lines = {}
     for i, (name, accuracy_N) in enumerate(accuracies.items()):
         label = f"{np.mean(accuracy_N):.1%}  {shorten(name, 40)}"
         # Thinner from line to line, so that one under another shows on both sides.
-        width = 1.4 + 2.6 * (len(accuracies) - 1 - i) / len(accuracies)
+        width = 1.4 + span * (len(accuracies) - 1 - i) / len(accuracies)
         line = _draw_ascending(axes, accuracy_N, label=label, width=width)
         line.set_color(PALETTE[i % len(PALETTE)])
         line.set_linestyle(_DASHES[i // len(PALETTE) % len(_DASHES)])
+        lines[line] = float(np.mean(accuracy_N))
     axes.set_title(f"Top-{k} accuracy of each of {num_classes:,} classes")
     axes.set_xlabel("class rank, each system sorted by itself")
     axes.set_ylabel(f"top-{k} accuracy")
@@ -66,7 +69,13 @@ def plot_class_accuracy(
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.grid(True)
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-    axes.legend(title="macro mean", alignment="left", **(place if crowded else {}))
+    axes.legend(
+        # From top to bottom as the lines lie.
+        handles=sorted(lines, key=lambda line: -lines[line]),
+        title="macro mean",
+        alignment="left",
+        **(place if crowded else {}),
+    )
     return figure
 
 
