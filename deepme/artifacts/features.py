@@ -16,24 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
-from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5_files
+from deepme.storage.hdf5 import Block, dataset, file_rows, open_hdf5, write_hdf5_files
 from deepme.storage.header import Header
+from deepme.storage.rows import FileRows, OpenFile
 
 KIND, SCHEMA = "features", 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """A trunk's features on one subset; mapped, not read.
+    """A trunk's features on one subset; read when asked for.
 
     Attributes:
         origin: the file.
-        features: (R, d) float16.
+        features: (R, d) float16, by rows.
         readable: (R,) bool; rows of unreadable images are zero.
     """
 
     origin: Origin
-    features: NDArray[np.float16]
+    features: FileRows
     readable: NDArray[np.bool_]
 
 
@@ -100,6 +101,6 @@ def load_features(path: Path, num_rows: int, num_features: int) -> Features:
         features = dataset(file, "features", np.float16, (num_rows, num_features))
         return Features(
             origin=Origin(path, header, sha256),
-            features=mapped(path, features),
+            features=file_rows(OpenFile(path), features),
             readable=dataset(file, "readable", np.bool_, (num_rows,))[()],
         )

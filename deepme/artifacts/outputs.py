@@ -1,7 +1,7 @@
 """outputs/SUBSET/NN.h5: what a frozen expert says of every image of a subset.
 
 Rows follow the split's rows of that subset. The arrays lie contiguous in the file, so
-that training the gate can map them and read any row without holding the file.
+that training the gate can read any row without holding the file.
 Where there are very many images and classes, the logits are kept in `core.compact`'s
 form: a tenth of the space for 680 classes. Subsets are apart from each other: the
 gate's training never opens the test file.
@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from deepme.artifacts.origin import Origin
 from deepme.core.compact import CompactRows, compact, expand
-from deepme.storage.hdf5 import Block, dataset, mapped, open_hdf5, write_hdf5_files
+from deepme.storage.hdf5 import Block, dataset, file_rows, open_hdf5, write_hdf5_files
 from deepme.storage.header import Header
-from deepme.storage.rows import MappedRows, Rows
+from deepme.storage.rows import FileRows, OpenFile, Rows
 
 KIND, SCHEMA = "outputs", 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """One expert's outputs on one subset; the large arrays are mapped, not read.
+    """One expert's outputs on one subset; the large arrays are read when asked for.
 
     Attributes:
         origin: the file.
@@ -49,11 +49,11 @@ class CompactLogits:
     """Logits in compact form, given back as if they were all there.
 
     Attributes:
-        parts: the arrays of `CompactRows`, mapped, by its names.
+        parts: the arrays of `CompactRows`, by its names.
         num_outputs: C_t.
     """
 
-    parts: dict[str, MappedRows]
+    parts: dict[str, FileRows]
     num_outputs: int
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
@@ -204,10 +204,11 @@ def load_outputs(path: Path, num_rows: int, num_classes: int) -> Outputs:
         ArtifactError: missing, corrupt or of another size.
     """
     with open_hdf5(path, KIND, SCHEMA) as (header, file, sha256):
+        raw = OpenFile(path)
 
-        def rows(name: str, dtype: Any, *wide: int | None) -> MappedRows:
+        def rows(name: str, dtype: Any, *wide: int | None) -> FileRows:
             found = dataset(file, name, dtype, (num_rows, *wide))
-            return MappedRows(mapped(path, found))
+            return file_rows(raw, found)
 
         logits: Rows
         if "kept" in header.settings:

@@ -35,6 +35,7 @@ from deepme.storage.header import (
     reading,
     require_file,
 )
+from deepme.storage.rows import FileRows, OpenFile
 from deepme.storage.sink import SignalsHeld, Sink, Source
 from deepme.text import clean
 
@@ -310,14 +311,20 @@ def plain_dataset(file: h5py.File, name: str, *, texts: bool = False) -> h5py.Da
     return found
 
 
-def mapped(path: Path, array: h5py.Dataset) -> Any:
-    """Map a contiguous dataset of a file; an empty one has no bytes to map."""
-    if 0 in array.shape:
-        return np.empty(array.shape, array.dtype)
+def file_rows(file: OpenFile, array: h5py.Dataset) -> FileRows:
+    """The rows of a contiguous dataset, which are read when asked for.
+
+    Args:
+        file: the artifact, open for reading.
+        array: the dataset in it.
+
+    Raises:
+        ArtifactError: it lies in pieces.
+    """
     offset = array.id.get_offset()
-    if offset is None:
-        raise corrupt(path, f"{array.name} lies in pieces")
-    return np.memmap(path, array.dtype, "r", offset=offset, shape=array.shape)
+    if offset is None and array.size:
+        raise corrupt(file.path, f"{array.name} lies in pieces")
+    return FileRows(file, offset=offset or 0, dtype=array.dtype, shape=array.shape)
 
 
 def write_strings(group: h5py.Group, name: str, values: list[str]) -> None:

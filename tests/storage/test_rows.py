@@ -1,71 +1,151 @@
+"""Rows of an array in a file, read when asked for."""
+
 from __future__ import annotations
 
+import errno
+import gc
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from injection import Calls, fail
 
-from deepme.storage.hdf5 import mapped
-from deepme.storage.rows import HELD, MappedRows
+from deepme.errors import ArtifactError, EnvironmentFault
+from deepme.storage.hdf5 import file_rows
+from deepme.storage.rows import FileRows, OpenFile
 
-ROWS, WIDTH = 3 * HELD // 4096, 1024
+ROWS, WIDTH = 3000, 7
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file three times as large as what is held of it."""
+def values() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.h5"
-    with h5py.File(path, "w") as file:
-        values = np.arange(ROWS, dtype=np.float32)[:, None]
-        file["values"] = np.broadcast_to(values, (ROWS, WIDTH))
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["before"] = np.arange(5)
+        file["wide"] = values
+        file["half"] = values.astype(np.float16)
+        file["flat"] = values[:, 0].astype(np.float64)
+        file["none"] = np.empty((0, 4), np.float32)
+        file["narrow"] = np.empty((4, 0), np.float32)
+        file.create_dataset("pieces", data=values, chunks=(10, WIDTH))
     return path
 
 
-def rows_of(path: Path) -> MappedRows:
+def rows_of(path: Path, name: str = "wide") -> FileRows:
     with h5py.File(path) as file:
-        return MappedRows(mapped(path, file["values"]))
+        return file_rows(OpenFile(path), file[name])
 
 
-def resident(path: Path) -> int:
-    """Bytes of a mapped file that count as this process's memory."""
-    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-    found = 0
-    for line in lines:
-        if line.endswith(str(path)):
-            rss = next(line for line in lines if line.startswith("Rss:"))
-            found += 1024 * int(rss.split()[1])
-    return found
+WANTED = {
+    "slice": slice(3, 9),
+    "all": slice(None),
+    "backwards": slice(9, 3, -2),
+    "beyond": slice(ROWS - 2, ROWS + 9),
+    "numbers": np.array([7, 7, 2, 3, 4, ROWS - 1]),
+    "small numbers": np.array([5, 4], np.uint8),
+    "shuffled": np.random.default_rng(1).permutation(ROWS),
+    "mask": np.arange(ROWS) % 1000 < 2,
+    "no numbers": np.array([], np.int64),
+    "empty": slice(4, 4),
+}
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [slice(3, 9), np.array([7, 7, 2, ROWS - 1]), np.arange(ROWS) % 1000 == 0],
-    ids=["slice", "numbers", "mask"],
-)
-def test_rows_are_those_of_the_array(path: Path, rows: object) -> None:
-    found = rows_of(path)[rows]
-    assert np.array_equal(found[:, 0], np.arange(ROWS, dtype=np.float32)[rows])
-    assert found.shape == (len(found), WIDTH)
-    assert not np.shares_memory(found, rows_of(path)[rows])
+@pytest.mark.parametrize("name", ["wide", "half", "flat"])
+@pytest.mark.parametrize("rows", WANTED.values(), ids=WANTED.keys())
+def test_rows_are_those_of_the_array(path: Path, name: str, rows: object) -> None:
+    with h5py.File(path) as file:
+        expected = file[name][()][rows]
+    found = rows_of(path, name)[rows]
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert found.flags.writeable
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_streaming_through_a_file_holds_little_of_it(path: Path, apart: bool) -> None:
+@pytest.mark.parametrize("name", ["none", "narrow"])
+def test_no_rows_are_no_trouble(path: Path, name: str) -> None:
+    with h5py.File(path) as file:
+        shape = file[name].shape
+    assert rows_of(path, name)[:].shape == shape
+
+
+def test_neighbours_are_read_together(path: Path) -> None:
     rows = rows_of(path)
-    most = total = 0
-    for start in range(0, ROWS, 256):
-        which = np.arange(start, min(start + 256, ROWS))
-        read = rows[which if apart else slice(start, start + 256)]
-        total += int(read[:, 0].sum())
-        if start % 1024 == 0:
-            most = max(most, resident(path))
-    assert total == ROWS * (ROWS - 1) // 2
-    assert most <= HELD + 2 * 256 * 4096
+    with Calls("preadv") as calls:
+        assert rows[10:500].shape == (490, WIDTH)
+        assert len(calls.made) == 1
+        assert rows[np.array([4, 5, 6, 2, 3, 9])].shape == (6, WIDTH)
+        assert len(calls.made) == 1 + 3
 
 
-def test_no_rows_are_no_trouble(tmp_path: Path) -> None:
-    path = tmp_path / "none.h5"
-    with h5py.File(path, "w") as file:
-        file["values"] = np.empty((0, 4), np.float32)
-    assert rows_of(path)[np.array([], dtype=np.int64)].shape == (0, 4)
+def test_a_read_may_give_less(path: Path, values: np.ndarray, monkeypatch) -> None:
+    preadv = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda fd, into, at: preadv(fd, [into[0][:5]], at)
+    )
+    np.testing.assert_array_equal(rows_of(path)[100:130], values[100:130])
+
+
+@pytest.mark.parametrize("rows", [[ROWS], [0, -1]])
+def test_rows_that_there_are_not(path: Path, rows: list[int]) -> None:
+    with pytest.raises(IndexError, match="expected rows from 0 to 2999"):
+        rows_of(path)[np.array(rows)]
+
+
+def test_a_disk_that_fails_is_named(path: Path) -> None:
+    rows = rows_of(path)
+    with (
+        Calls("preadv", at=(2,), action=fail(errno.EIO)),
+        pytest.raises(EnvironmentFault, match=r"cannot read .*rows\.h5: Input/output"),
+    ):
+        rows[np.array([1, 5, 9])]
+
+
+def test_a_file_that_shrinks_is_corrupt(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(path.read_bytes())
+    rows = rows_of(copy)
+    os.truncate(copy, 2048)
+    with pytest.raises(ArtifactError, match="it was cut short while it was read"):
+        rows[ROWS - 1 :]
+
+
+def test_a_file_that_is_replaced_is_read_on(
+    path: Path, values: np.ndarray, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(path.read_bytes())
+    rows = rows_of(copy)
+    copy.unlink()
+    copy.write_text("another")
+    np.testing.assert_array_equal(rows[5:8], values[5:8])
+
+
+def test_an_array_in_pieces_is_refused(path: Path) -> None:
+    with pytest.raises(ArtifactError, match="pieces lies in pieces"):
+        rows_of(path, "pieces")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is missing"):
+        OpenFile(tmp_path / "none.h5")
+
+
+def test_the_file_is_closed_with_its_last_array(path: Path) -> None:
+    with h5py.File(path) as file:
+        opened = OpenFile(path)
+        first, second = (file_rows(opened, file[name]) for name in ("wide", "half"))
+    descriptor = opened.descriptor
+    del opened, first
+    gc.collect()
+    assert second[:1].shape == (1, WIDTH)
+    del second
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
