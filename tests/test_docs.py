@@ -158,9 +158,7 @@ def content_of(path: Path, section: Section) -> set[tuple[str, ...]]:
     """(name, type, dimensions) of what an artifact holds; the name alone in JSON."""
     if path.suffix == ".h5":
         with h5py.File(path) as file:
-            return {
-                (name, str(item.dtype), str(item.ndim)) for name, item in file.items()
-            }
+            return {row for name, item in file.items() for row in rows_of(name, item)}
     if path.suffix == ".json":
         content = json.loads(path.read_text())["content"]
         return {(name,) for name in keys_of(content, section)}
@@ -171,6 +169,15 @@ def content_of(path: Path, section: Section) -> set[tuple[str, ...]]:
         (row, *shape_and_type(array, section.rows.get(row, ("", ""))))
         for (name, array), row in zip(tensors.items(), named.values(), strict=True)
     }
+
+
+def rows_of(name: str, item: h5py.Dataset) -> Iterator[tuple[str, str, str]]:
+    """What a dataset is, or each field of its records."""
+    for field, (dtype, _) in (item.dtype.fields or {}).items():
+        dimensions = str(item.ndim + dtype.ndim)
+        yield f"{name}.{field}", str(dtype.base), dimensions
+    if item.dtype.fields is None:
+        yield name, str(item.dtype), str(item.ndim)
 
 
 def described(name: str, section: Section) -> str:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from deepme.artifacts.origin import Origin
 from deepme.core.compact import CompactRows, compact, expand
 from deepme.storage.hdf5 import Block, dataset, file_rows, open_hdf5, write_hdf5_files
-from deepme.storage.header import Header
+from deepme.storage.header import Header, corrupt
 from deepme.storage.rows import FileRows, OpenFile, Rows
 
-KIND, SCHEMA = "outputs", 1
+KIND, SCHEMA = "outputs", 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,17 @@ class CompactLogits:
     """Logits in compact form, given back as if they were all there.
 
     Attributes:
-        parts: the arrays of `CompactRows`, by its names.
+        records: (R,) of the type `_record`.
         num_outputs: C_t.
     """
 
-    parts: dict[str, FileRows]
+    records: FileRows
     num_outputs: int
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
         """Read some rows, (B, C_t) float32."""
-        kept = CompactRows(**{name: part[rows] for name, part in self.parts.items()})
+        found = self.records[rows]
+        kept = CompactRows(*(np.ascontiguousarray(found[name]) for name in _NAMES))
         return expand(kept, num_outputs=self.num_outputs)
 
 
@@ -77,18 +78,20 @@ class Shortened:
     num_kept: int
 
 
-_PARTS = {
-    "top_BK": np.float32,
-    "position_BK": np.int32,
-    "log_sum_B": np.float64,
-    "true_B": np.float32,
-    "true_position_B": np.int32,
-}
-"""The fields of `CompactRows`, which are also the names in the file without letters."""
+def _record(num_kept: int) -> np.dtype[np.void]:
+    """What is kept of an image: the fields of `CompactRows`, which one read brings."""
+    return np.dtype(
+        [
+            ("top", np.float32, (num_kept,)),
+            ("position", np.int32, (num_kept,)),
+            ("log_sum", np.float64),
+            ("true", np.float32),
+            ("true_position", np.int32),
+        ]
+    )
 
 
-def _name(field: str) -> str:
-    return field.rpartition("_")[0]
+_NAMES = _record(1).names or ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,7 @@ def save_outputs(
 class _Target:
     """The datasets of a file under way."""
 
-    logits: dict[str, h5py.Dataset]
+    logits: h5py.Dataset
     features: h5py.Dataset | None
     readable: h5py.Dataset
     shortened: Shortened | None
@@ -159,42 +162,33 @@ class _Target:
             wide = (*rows, new.num_features)
             features = file.create_dataset("features", wide, np.float32)
         readable = file.create_dataset("readable", rows, np.bool_)
-        logits = _logit_datasets(file, new.shape, new.shortened)
+        if new.shortened:
+            record = _record(new.shortened.num_kept)
+            logits = file.create_dataset("compact", rows, record)
+        else:
+            logits = file.create_dataset("logits", new.shape, np.float32)
         return cls(logits, features, readable, new.shortened)
 
     def blocks(
         self, where: slice, answer: Answer, readable: NDArray[np.bool_]
     ) -> Iterator[Block]:
         logits, features = answer
-        for name, values in _logit_values(logits, where, self.shortened).items():
-            yield self.logits[name], where, values
+        short = self.shortened
+        yield self.logits, where, _records(logits, where, short) if short else logits
         yield self.readable, where, readable
         if self.features is not None:
             yield self.features, where, features
 
 
-def _logit_datasets(
-    file: h5py.File, shape: tuple[int, int], shortened: Shortened | None
-) -> dict[str, h5py.Dataset]:
-    if not shortened:
-        return {"logits": file.create_dataset("logits", shape, np.float32)}
-    wide = (shape[0], shortened.num_kept)
-    return {
-        _name(field): file.create_dataset(
-            _name(field), wide if field.endswith("K") else wide[:1], dtype
-        )
-        for field, dtype in _PARTS.items()
-    }
-
-
-def _logit_values(
-    logits: NDArray[np.float32], where: slice, shortened: Shortened | None
-) -> dict[str, NDArray[Any]]:
-    if not shortened:
-        return {"logits": logits}
+def _records(
+    logits: NDArray[np.float32], where: slice, shortened: Shortened
+) -> NDArray[np.void]:
     true = shortened.positions[shortened.labels[where]]
     kept = compact(logits, true, num_kept=shortened.num_kept)
-    return {_name(field): values for field, values in kept._asdict().items()}
+    records = np.empty(len(logits), _record(shortened.num_kept))
+    for name, values in zip(_NAMES, kept, strict=True):
+        records[name] = values
+    return records
 
 
 def load_outputs(path: Path, num_rows: int, num_classes: int) -> Outputs:
@@ -212,11 +206,10 @@ def load_outputs(path: Path, num_rows: int, num_classes: int) -> Outputs:
 
         logits: Rows
         if "kept" in header.settings:
-            parts = {
-                field: rows(_name(field), dtype, *(None,) * field.endswith("K"))
-                for field, dtype in _PARTS.items()
-            }
-            logits = CompactLogits(parts, num_classes)
+            kept = header.settings["kept"]
+            if not isinstance(kept, int) or not 1 <= kept <= num_classes:
+                raise corrupt(path, f"it keeps {kept!r} of {num_classes} outputs")
+            logits = CompactLogits(rows("compact", _record(kept)), num_classes)
         else:
             logits = rows("logits", np.float32, num_classes)
         has_features = "features" in file

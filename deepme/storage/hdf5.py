@@ -300,7 +300,7 @@ def plain_dataset(file: h5py.File, name: str, *, texts: bool = False) -> h5py.Da
     if made.get_external_count() or found.is_virtual:
         raise ValueError(f"{name} lies in other files")
     is_text = h5py.check_string_dtype(found.dtype) is not None
-    if found.dtype.kind not in _PLAIN and not (texts and is_text):
+    if not _is_plain(found.dtype) and not (texts and is_text):
         raise ValueError(f"{name} holds {found.dtype}, no plain numbers or texts")
     filters = {made.get_filter(number)[0] for number in range(made.get_nfilters())}
     if filters - _FILTERS:
@@ -309,6 +309,13 @@ def plain_dataset(file: h5py.File, name: str, *, texts: bool = False) -> h5py.Da
     if size > MAX_EXPANSION * found.id.get_storage_size() and size:
         raise ValueError(f"{name} declares {size:,} bytes and stores hardly any")
     return found
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    """Whether values of a type, or of all its fields, are numbers or texts."""
+    if dtype.fields is None:
+        return dtype.base.kind in _PLAIN
+    return all(_is_plain(field[0]) for field in dtype.fields.values())
 
 
 def file_rows(file: OpenFile, array: h5py.Dataset) -> FileRows:

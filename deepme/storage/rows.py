@@ -76,7 +76,8 @@ class FileRows:
         if not found.nbytes:
             return found
         size = found.nbytes // len(numbers)
-        buffer = found.data.cast("B")
+        # As bytes, for a memoryview of records cannot be cast.
+        buffer = found.reshape(-1).view(np.uint8).data
         # Neighbours are read together.
         begins = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()]
         ends = [*begins[1:], len(numbers)]

@@ -32,6 +32,7 @@ from deepme.storage.header import Header
 HEADER = Header(
     kind="try", schema_version=1, settings={"seed": 3}, made_from={"a": "b"}
 )
+VARIABLE = h5py.string_dtype()
 MATRIX = np.arange(600, dtype=np.float32).reshape(60, 10)
 
 
@@ -268,6 +269,20 @@ HOSTILE: dict[str, tuple[Any, str]] = {
             and None
         ),
         "holds object, no plain numbers",
+    ),
+    "records with texts of any length": (
+        lambda file: (
+            file.create_dataset("matrix", (1,), [("a", "i4"), ("b", VARIABLE, (2,))])
+            and None
+        ),
+        "no plain numbers",
+    ),
+    "records with references in records": (
+        lambda file: (
+            file.create_dataset("matrix", (1,), [("a", [("b", h5py.ref_dtype)])])
+            and None
+        ),
+        "no plain numbers",
     ),
     "references": (
         lambda file: file.create_dataset("matrix", (1,), h5py.ref_dtype) and None,

@@ -24,6 +24,12 @@ def values() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
 
 
+def records(values: np.ndarray) -> np.ndarray:
+    made = np.empty(ROWS, [("a", np.float32, (WIDTH,)), ("b", np.int64)])
+    made["a"], made["b"] = values, np.arange(ROWS)
+    return made
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.h5"
@@ -31,6 +37,7 @@ def path(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> Path:
         file["before"] = np.arange(5)
         file["wide"] = values
         file["half"] = values.astype(np.float16)
+        file["records"] = records(values)
         file["flat"] = values[:, 0].astype(np.float64)
         file["none"] = np.empty((0, 4), np.float32)
         file["narrow"] = np.empty((4, 0), np.float32)
@@ -57,7 +64,7 @@ WANTED = {
 }
 
 
-@pytest.mark.parametrize("name", ["wide", "half", "flat"])
+@pytest.mark.parametrize("name", ["wide", "half", "flat", "records"])
 @pytest.mark.parametrize("rows", WANTED.values(), ids=WANTED.keys())
 def test_rows_are_those_of_the_array(path: Path, name: str, rows: object) -> None:
     with h5py.File(path) as file:
