@@ -8,6 +8,7 @@ And where the disk fails, a mapping ends the process by a signal; a read tells o
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from pathlib import Path
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from deepme.storage.header import corrupt, reading
+
+SMALL = 8 * 2**20
+"""Bytes of an array that is read once and kept: row by row takes longer."""
 
 
 class Rows(Protocol):
@@ -62,6 +66,7 @@ class FileRows:
         """Read nothing yet."""
         self._file, self._offset = file, offset
         self._dtype, self._shape = np.dtype(dtype), shape
+        self._whole: NDArray[Any] | None = None
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
         """Read some rows, by a slice, by their numbers or by a mask.
@@ -72,21 +77,15 @@ class FileRows:
             EnvironmentFault: the file system refused.
         """
         numbers = self._numbers(rows)
-        found = np.empty((len(numbers), *self._shape[1:]), self._dtype)
-        if not found.nbytes:
-            return found
-        size = found.nbytes // len(numbers)
-        # As bytes, for a memoryview of records cannot be cast.
-        buffer = found.reshape(-1).view(np.uint8).data
-        # Neighbours are read together.
-        begins = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()]
-        ends = [*begins[1:], len(numbers)]
-        with reading(self._file.path):
-            for begin, end, first in zip(
-                begins, ends, numbers[begins].tolist(), strict=True
-            ):
-                self._fill(buffer[size * begin : size * end], size * first)
-        return found
+        if self._whole is None and self._num_bytes <= SMALL:
+            self._whole = self._read(np.arange(self._shape[0]))
+        if self._whole is not None:
+            return self._whole[numbers]
+        return self._read(numbers)
+
+    @property
+    def _num_bytes(self) -> int:
+        return math.prod(self._shape) * self._dtype.itemsize
 
     def _numbers(self, rows: Any) -> NDArray[np.int64]:
         """The numbers of the rows; as a rule few, for whole columns are not read."""
@@ -99,10 +98,28 @@ class FileRows:
             raise IndexError(f"expected rows from 0 to {self._shape[0] - 1}")
         return numbers
 
-    def _fill(self, buffer: memoryview, position: int) -> None:
-        position += self._offset
+    def _read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        found = np.empty((len(numbers), *self._shape[1:]), self._dtype)
+        if not found.nbytes:
+            return found
+        size = found.nbytes // len(numbers)
+        # As bytes, for a memoryview of records cannot be cast.
+        buffer = found.reshape(-1).view(np.uint8).data
+        # Neighbours are read together.
+        begins = np.append(0, np.flatnonzero(np.diff(numbers) != 1) + 1)
+        ends = np.append(begins[1:], len(numbers))
+        places = self._offset + size * numbers[begins].astype(np.int64)
+        pieces = [(size * each).tolist() for each in (begins, ends)]
+        with reading(self._file.path):
+            for begin, end, place in zip(*pieces, places.tolist(), strict=True):
+                self._fill(buffer[begin:end], place)
+        return found
+
+    def _fill(self, buffer: memoryview, place: int) -> None:
         while buffer:
-            count = os.preadv(self._file.descriptor, [buffer], position)
+            count = os.preadv(self._file.descriptor, (buffer,), place)
             if not count:
                 raise corrupt(self._file.path, "it was cut short while it was read")
-            buffer, position = buffer[count:], position + count
+            if count == len(buffer):
+                return
+            buffer, place = buffer[count:], place + count

@@ -237,13 +237,23 @@ def test_doubt_is_the_entropy_of_scipy():
 
 
 def test_the_derivatives_are_those_of_differences():
-    images = calibration._Images(*crooked(200, seed=7))
+    log_p, labels = crooked(200, seed=7)
+    images = calibration._Images(log_p.double(), labels)
     for x in ((0.2, 0.5), (-0.4, -1.0)):
         _, derivative = images.excess(np.array(x))
         for j, step in enumerate(((1e-6, 0.0), (0.0, 1e-6))):
             up = images.excess(np.add(x, step))[0]
             down = images.excess(np.subtract(x, step))[0]
             np.testing.assert_allclose(derivative[:, j], (up - down) / 2e-6, rtol=1e-4)
+
+
+def test_single_precision_and_parts_change_nothing(monkeypatch):
+    log_p, labels = crooked(700, seed=3)
+    exact = fit_temperature(log_p.double(), labels_R=labels)
+    for cached in (1, 100, 10**9):
+        monkeypatch.setattr(calibration, "_CACHED", cached)
+        found = fit_temperature(log_p.float(), labels_R=labels)
+        assert found == pytest.approx(exact, rel=1e-4)
 
 
 def test_where_all_images_are_alike_one_number_is_fitted():

@@ -13,6 +13,7 @@ import pytest
 from injection import Calls, fail
 
 from deepme.errors import ArtifactError, EnvironmentFault
+from deepme.storage import rows as module
 from deepme.storage.hdf5 import file_rows
 from deepme.storage.rows import FileRows, OpenFile
 
@@ -43,6 +44,14 @@ def path(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> Path:
         file["narrow"] = np.empty((4, 0), np.float32)
         file.create_dataset("pieces", data=values, chunks=(10, WIDTH))
     return path
+
+
+@pytest.fixture(params=["by rows", "whole"], autouse=True)
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Arrays of the tests are small: also read them as if they were large."""
+    if request.param == "by rows":
+        monkeypatch.setattr(module, "SMALL", -1)
+    return str(request.param)
 
 
 def rows_of(path: Path, name: str = "wide") -> FileRows:
@@ -82,9 +91,13 @@ def test_no_rows_are_no_trouble(path: Path, name: str) -> None:
     assert rows_of(path, name)[:].shape == shape
 
 
-def test_neighbours_are_read_together(path: Path) -> None:
+def test_neighbours_are_read_together(path: Path, how: str) -> None:
     rows = rows_of(path)
     with Calls("preadv") as calls:
+        if how == "whole":
+            assert [len(rows[some]) for some in ([4], [7, 2])] == [1, 2]
+            assert len(calls.made) == 1
+            return
         assert rows[10:500].shape == (490, WIDTH)
         assert len(calls.made) == 1
         assert rows[np.array([4, 5, 6, 2, 3, 9])].shape == (6, WIDTH)
@@ -105,10 +118,10 @@ def test_rows_that_there_are_not(path: Path, rows: list[int]) -> None:
         rows_of(path)[np.array(rows)]
 
 
-def test_a_disk_that_fails_is_named(path: Path) -> None:
+def test_a_disk_that_fails_is_named(path: Path, how: str) -> None:
     rows = rows_of(path)
     with (
-        Calls("preadv", at=(2,), action=fail(errno.EIO)),
+        Calls("preadv", at=(1 if how == "whole" else 2,), action=fail(errno.EIO)),
         pytest.raises(EnvironmentFault, match=r"cannot read .*rows\.h5: Input/output"),
     ):
         rows[np.array([1, 5, 9])]
