@@ -101,7 +101,7 @@ def write_hdf5_files(
     paths = [path for path, _ in artifacts]
     with ExitStack() as temporaries:
         raws = [temporaries.enter_context(_temporary(path)) for path in paths]
-        sinks = [Sink(raw.fileno()) for raw in raws]
+        sinks = [_sink(raw, path) for raw, path in zip(raws, paths, strict=True)]
         with SignalsHeld() as signals, ExitStack() as opened:
             files = []
             for sink, (_, header) in zip(sinks, artifacts, strict=True):
@@ -129,6 +129,11 @@ def write_hdf5_files(
 def _temporary(path: Path) -> Iterator[FileIO]:
     with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as raw:
         yield raw
+
+
+def _sink(raw: FileIO, path: Path) -> Sink:
+    with _writing(path):
+        return Sink(raw.fileno())
 
 
 def _check_sinks(sinks: Sequence[Sink], paths: Sequence[Path]) -> None:

@@ -29,14 +29,21 @@ class Sink(io.RawIOBase):
     soon after, so HDF5 hardly comes to read back what was not written.
 
     Args:
-        descriptor: of a file open for reading and writing; not closed here.
+        descriptor: of a file open for reading and writing; not closed here. Nobody
+            else changes its size.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Start at the beginning, without an error."""
+        """Start at the beginning, without an error.
+
+        Raises:
+            OSError: the file system does not tell the file's size.
+        """
         super().__init__()
         self._descriptor = descriptor
         self._position = 0
+        # HDF5 asks for the end, and that question must not fail either.
+        self._end = os.fstat(descriptor).st_size
         self._error: OSError | None = None
 
     def check(self) -> None:
@@ -51,7 +58,7 @@ class Sink(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move to an absolute position, or to the end."""
         if whence == os.SEEK_END:
-            offset += os.fstat(self._descriptor).st_size
+            offset += self._end
         self._position = offset
         return offset
 
@@ -75,6 +82,7 @@ class Sink(io.RawIOBase):
         except OSError as error:
             self._error = error
         self._position = stop
+        self._end = max(self._end, stop)
         return count
 
     def truncate(self, size: int | None = None, /) -> int:
@@ -85,6 +93,7 @@ class Sink(io.RawIOBase):
                 os.ftruncate(self._descriptor, size)
         except OSError as error:
             self._error = error
+        self._end = size
         return size
 
 

@@ -116,6 +116,20 @@ class TestSink:
         assert sink.seek(0, os.SEEK_END) == 5
         sink.check()
 
+    def test_knows_its_end_without_asking(self, descriptor: int):
+        os.write(descriptor, b"there before")
+        sink = Sink(descriptor)
+        with Calls("fstat", at=(1,), action=fail(errno.EIO)):
+            assert sink.seek(0, os.SEEK_END) == 12
+            sink.write(b", more")
+            sink.seek(3)
+            sink.write(b"x")
+            assert sink.seek(0, os.SEEK_END) == 18
+            sink.truncate(7)
+            assert sink.seek(-1, os.SEEK_END) == 6
+        sink.check()
+        assert os.fstat(descriptor).st_size == 7
+
     def test_writes_all_in_parts(
         self, descriptor: int, monkeypatch: pytest.MonkeyPatch
     ):
