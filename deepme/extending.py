@@ -253,20 +253,21 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
         anew += step * _epochs(expert)
         if number in stages.experts:
             now += step * stages.experts[number].epochs
+    by_gate = asked
     if before.flat_path.exists():
         flat = before.flat()
         step = PASSES_A_STEP * every * network_cost(flat, before).image
         anew += step * _epochs(flat)
         if stages.flat:
             now += step * stages.flat.epochs
-            asked += step / PASSES_A_STEP
+            by_gate += step / PASSES_A_STEP
     if stages.gate:
         gate = before.gate()
         step = 0.0
         if stages.gate.input == "images":
             step = PASSES_A_STEP * every * network_cost(gate, before).image
-        now += asked + step * stages.gate.epochs
-        anew += asked + step * _epochs(gate)
+        now += by_gate + step * stages.gate.epochs
+        anew += by_gate + step * _epochs(gate)
     if stages.attention:
         attention = before.attention()
         now += asked + PASSES_A_STEP * asked * stages.attention.epochs
