@@ -15,15 +15,11 @@ from deepme.artifacts.groups import Group, Groups
 from deepme.calibrating import Way, calibrate
 from deepme.config import MachineSettings
 from deepme.core.calibration import Temperature, doubt, temper_probabilities
-from deepme.errors import UsageError
 from deepme.images.reading import upright_rgb
 from deepme.images.views import centre_view
 from deepme.inference import load_network
 from deepme.mixture import Mixture
 from deepme.workspace import Workspace
-
-ANSWERERS = ("gate", "attention", "flat")
-"""Who can answer for all classes."""
 
 
 class ClassName(NamedTuple):
@@ -192,11 +188,8 @@ def classifier_of(
         The classifier, on the CPU.
 
     Raises:
-        UsageError: no such fusion.
         ArtifactError: a network is missing, stale or corrupt.
     """
-    if fusion not in ANSWERERS:
-        raise UsageError(f"fusion is {fusion}, expected one of {', '.join(ANSWERERS)}")
     groups = workspace.groups()
     network: nn.Module
     if fusion == "gate":

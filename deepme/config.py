@@ -391,6 +391,27 @@ class RoutedSettings(Settings):
     )
 
 
+def require_gate(route_top: int | None, route_least: float, asked: str) -> None:
+    """Refuse a route where no gate answers, which is who chooses experts.
+
+    Args:
+        route_top: experts asked at most; None for all.
+        route_least: smallest weight that asks an expert.
+        asked: what answers, as options.
+
+    Raises:
+        UsageError: a route was asked for.
+    """
+    if route_top is None and not route_least:
+        return
+    top = "" if route_top is None else f"--route-top {route_top}"
+    raise UsageError(
+        f"{top or f'--route-least {route_least:g}'} has the gate choose among the "
+        f"experts, but with {asked} no gate is asked",
+        "leave one of the two out",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(RoutedSettings):
     """What is said of a user's images, and by whom."""
@@ -411,6 +432,17 @@ class PredictSettings(RoutedSettings):
         at_least=0,
         at_most=1,
     )
+
+    def __post_init__(self) -> None:
+        """Also refuse a route without a gate.
+
+        Raises:
+            UsageError: a value outside its range, or such a route.
+        """
+        super().__post_init__()
+        if self.answer_by != "gate":
+            asked = f"--fusion {self.answer_by}"
+            require_gate(self.route_top, self.route_least, asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,6 +475,24 @@ class ExportSettings(RoutedSettings):
     license: str = setting(
         "unknown", "licence named in the model card, as hubs name it (apache-2.0)"
     )
+
+    def __post_init__(self) -> None:
+        """Also refuse a route without a gate, and a fusion of one expert.
+
+        Raises:
+            UsageError: a value outside its range, or such a route or fusion.
+        """
+        super().__post_init__()
+        whose = f"--fusion {self.answer_by}"
+        if self.only is not None:
+            if self.answer_by != "gate":
+                raise UsageError(
+                    f"--group {self.only} asks one expert, but {whose} was given",
+                    "leave one of the two out",
+                )
+            whose = f"--group {self.only}"
+        if self.only is not None or self.answer_by != "gate":
+            require_gate(self.route_top, self.route_least, whose)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -595,3 +645,6 @@ class EvaluateSettings(RoutedSettings):
                 f"expected one or more of {', '.join(FUSIONS)}, each once",
                 suggestion(unknown[0], FUSIONS).strip() if unknown else "",
             )
+        if "gate" not in self.fusion:
+            asked = f"--fusion {','.join(self.fusion)}"
+            require_gate(self.route_top, self.route_least, asked)

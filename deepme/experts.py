@@ -259,6 +259,8 @@ def _start(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Whatever a library may write there, the thread that listens goes on.
+        errors="backslashreplace",
         # Ctrl-C reaches the whole group of processes: it is forwarded once, below.
         start_new_session=True,
     )

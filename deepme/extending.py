@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,9 +94,10 @@ def run(
     """Place new classes, train what they concern, and evaluate.
 
     The experts of the groups that they join, the gate, and the head on all features
-    where there is one, go on from what they had learned. All other experts stay. The
-    flat network goes on where the gate sees it, else it is left out: nothing here asks
-    it. Again, it redoes only what is missing.
+    where there is one, go on from what they had learned. All other experts stay. Where
+    the gate sees the flat network, its head learns the new classes on the trunk it
+    has, else it is left out: nothing here asks it. Again, it redoes only what is
+    missing.
 
     Args:
         settings: how long.
@@ -154,21 +155,20 @@ def _stages(
     settings: ExtendSettings, workspace: Workspace, numbers: Sequence[int]
 ) -> _Stages:
     """What was set before, with fewer epochs and weights from before."""
-    before = workspace.before
+    before, share = workspace.before, settings.share
     going_on = {
-        number: _going_on(ExpertSettings, before.expert(number), settings.share)
+        number: _going_on(ExpertSettings, _first_expert(before, number), share)
         for number in numbers
     }
     flat = gate = attention = None
     if before.gate_path.exists():
-        gate = _gate(before.gate(), settings.share)
+        gate = _gate(_first(before, Workspace.gate), share)
         if gate.input == "flat":
-            flat = _going_on(FlatSettings, before.flat(), settings.share)
+            flat = _head_alone(_first(before, Workspace.flat))
     if before.attention_path.exists():
-        recorded = before.attention().origin.header.settings
+        recorded = _first_attention(before).origin.header.settings
         attention = _recorded(AttentionSettings, recorded)
-        epochs = _fewer(attention.epochs, settings.share)
-        attention = replace(attention, epochs=epochs)
+        attention = replace(attention, epochs=_fewer(attention.epochs, share))
     return _Stages(
         experts=going_on,
         flat=flat,
@@ -178,12 +178,44 @@ def _stages(
     )
 
 
+def _first(workspace: Workspace, load: Callable[[Workspace], Expert]) -> Expert:
+    """What a network was before any extension, so that its epochs are those of all."""
+    found = load(workspace)
+    while found.origin.header.settings.get("weights") == "before":
+        workspace = workspace.before
+        found = load(workspace)
+    return found
+
+
+def _first_expert(workspace: Workspace, number: int) -> Expert:
+    return _first(workspace, lambda place: place.expert(number))
+
+
+def _first_attention(workspace: Workspace) -> Expert:
+    """It always begins anew, so that its settings do not tell."""
+    while workspace.before.attention_path.exists():
+        workspace = workspace.before
+    return workspace.attention()
+
+
 def _gate(trained: Expert, share: float) -> GateSettings:
     """One on images goes on; any other learns anew, from caches, as long as it had."""
     recorded = trained.origin.header.settings
     if recorded["input"] == "images":
         return _going_on(GateSettings, trained, share)
     return _recorded(GateSettings, recorded | {"weights": "none"})
+
+
+def _head_alone(trained: Expert) -> FlatSettings:
+    """As long as all layers had learned: its features are computed once."""
+    recorded = _recorded(FlatSettings, trained.origin.header.settings)
+    return replace(
+        recorded,
+        weights="before",
+        warmup="cache",
+        warmup_epochs=_epochs(trained),
+        epochs=0,
+    )
 
 
 def _going_on(cls: type[SettingsT], trained: Expert, share: float) -> SettingsT:
@@ -246,30 +278,29 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
     every = len(split.rows("train"))
     now = anew = asked = 0.0
     for number, members in enumerate(groups.members, start=1):
-        expert = before.expert(number)
-        image = network_cost(expert, before).image
+        image = network_cost(before.expert(number), before).image
         asked += every * image
         step = PASSES_A_STEP * image * len(split.rows("train", members))
-        anew += step * _epochs(expert)
+        anew += step * _epochs(_first_expert(before, number))
         if number in stages.experts:
             now += step * stages.experts[number].epochs
     by_gate = asked
     if before.flat_path.exists():
-        flat = before.flat()
-        step = PASSES_A_STEP * every * network_cost(flat, before).image
-        anew += step * _epochs(flat)
+        flat = _first(before, Workspace.flat)
+        once = every * network_cost(flat, before).image
+        anew += PASSES_A_STEP * once * _epochs(flat)
         if stages.flat:
-            now += step * stages.flat.epochs
-            by_gate += step / PASSES_A_STEP
+            # Its trunk is asked for its head's cache, and again for the gate's.
+            now += once
+            by_gate += once
     if stages.gate:
-        gate = before.gate()
         step = 0.0
         if stages.gate.input == "images":
-            step = PASSES_A_STEP * every * network_cost(gate, before).image
+            step = PASSES_A_STEP * every * network_cost(before.gate(), before).image
         now += by_gate + step * stages.gate.epochs
-        anew += by_gate + step * _epochs(gate)
+        anew += by_gate + step * _epochs(_first(before, Workspace.gate))
     if stages.attention:
-        attention = before.attention()
+        attention = _first_attention(before)
         now += asked + PASSES_A_STEP * asked * stages.attention.epochs
         anew += asked + PASSES_A_STEP * asked * _epochs(attention)
     return now, anew

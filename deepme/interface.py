@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from deepme.artifacts.evaluation import EvaluationContent
 from deepme.classifier import Classifier, classifier_of, expert_of
-from deepme.config import EvaluateSettings, MachineSettings, SimilaritySettings
+from deepme.config import (
+    EvaluateSettings,
+    ExportSettings,
+    MachineSettings,
+    SimilaritySettings,
+)
 from deepme.core.similarity import path_length_rows, theta_table
 from deepme.errors import UsageError
 from deepme.hub import is_hub, load_hub
@@ -48,7 +53,8 @@ def load(
         its ``transform`` makes them, to logits (B, N) float32.
 
     Raises:
-        UsageError: no such fusion or group; or one asked of an exported folder.
+        UsageError: no such fusion or group, a route or a fusion where no gate answers,
+            or one asked of an exported folder.
         ArtifactError: what is needed is missing, stale or corrupt.
     """
     root = Path(folder)
@@ -61,14 +67,18 @@ def load(
             )
         return load_hub(root)
     workspace = Workspace(root)
+    # As in exporting: what answers, and by which route.
+    settings = ExportSettings(
+        answer_by=fusion, only=group, route_top=route_top, route_least=route_least
+    )
     if group is not None:
         return expert_of(workspace, group)
     return classifier_of(
         workspace,
         MachineSettings(workers=0),
-        fusion=fusion,
-        route_top=route_top,
-        route_least=route_least,
+        fusion=settings.answer_by,
+        route_top=settings.route_top,
+        route_least=settings.route_least,
         calibrated=calibrated,
     )
 

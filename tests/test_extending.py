@@ -22,8 +22,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 Invoke = Callable[..., Any]
 
-LION, CAB, LEMON = "n02129165", "n02930766", "n07749582"
-"""A new animal, a new vehicle; and a fruit that the workspace knows."""
+LION, CAB, LEMON, BEAR = "n02129165", "n02930766", "n07749582", "n02132136"
+"""A new animal, a new vehicle; a fruit that the workspace knows; another animal."""
 
 MACHINE = ("--device", "cpu", "--workers", "0")
 
@@ -180,11 +180,45 @@ class TestTrains:
     def test_an_extension_can_be_extended(self, grown, invoke, tmp_path):
         _, _, new = grown
         data, out = tmp_path / "more", tmp_path / "larger"
-        draw(data / "n02132136", 0)  # a bear
+        draw(data / BEAR, 0)
         table = extend(invoke, data, new.root, out, "--place-only")
         (joined,) = table["joined"]
         assert LION in new.groups().group(joined["group"]).classes
         assert len(Workspace(out).groups().content.classes) == 15
+
+
+def test_epochs_of_a_second_extension_are_of_those_before_the_first(
+    invoke: Invoke,
+    tiny_workspace: Path,
+    tiny_config: Path,
+    new_images: Path,
+    tmp_path: Path,
+) -> None:
+    longer = ("--config", tiny_config, "-w", tiny_workspace, "--epochs", 6)
+    for words in (
+        ("train-flat",),
+        ("train-expert", "--group", "all"),
+        ("train-gate", "--input", "flat"),
+        ("train-attention", "--warmup-epochs", 1),
+    ):
+        ended = invoke(*words, *longer)
+        assert ended.code == 0, ended.stderr
+    draw(tmp_path / "more" / BEAR, 0)
+    root = tiny_workspace
+    for name, data in (("once", new_images), ("twice", tmp_path / "more")):
+        out = tmp_path / name
+        table = extend(invoke, data, root, out)
+        new = Workspace(out)
+        at = next(j["group"] for j in table["joined"] if {LION, BEAR} & {*j["added"]})
+        stages = [epoch.stage for epoch in new.expert(at).training.history]
+        assert stages == ["finetune"] * 2  # 0.35 of six
+        stages = [epoch.stage for epoch in new.flat().training.history]
+        assert stages == ["warmup"] * 6
+        assert len(new.gate().training.history) == 6
+        stages = [epoch.stage for epoch in new.attention().training.history]
+        assert stages == ["warmup", "finetune", "finetune"]
+        assert 0 < table["share"] < 0.6
+        root = out
 
 
 class TestGatesThatSeeNoImages:
@@ -201,7 +235,7 @@ class TestGatesThatSeeNoImages:
         ended = invoke("train-gate", "--input", input, *common)
         assert ended.code == 0, ended.stderr
 
-    def test_the_flat_network_goes_on_before_a_gate_on_it(
+    def test_the_flat_network_learns_them_before_a_gate_on_it(
         self, invoke, old, tiny_config, new_images, tmp_path
     ):
         self.train_gate(invoke, tiny_config, old, "flat")
@@ -213,8 +247,12 @@ class TestGatesThatSeeNoImages:
         assert second.training.outputs == (*first.training.outputs, LION, CAB)
         assert second.origin.header.settings["weights"] == "before"
         stages = [epoch.stage for epoch in second.training.history]
-        assert stages == ["finetune"]  # 0.35 of four epochs
+        assert stages == ["warmup"] * 4  # its head, as long as all of it had learned
         one, two = load_file(first.weights), load_file(second.weights)
+        trunk = [name for name in one if not name.startswith("head.")]
+        assert trunk
+        for name in trunk:
+            np.testing.assert_array_equal(two[name], one[name])
         assert two["head.weight"].shape[0] == 14
         changed = np.abs(two["head.weight"][:12] - one["head.weight"]).max()
         assert 0 < changed < np.abs(one["head.weight"]).max()

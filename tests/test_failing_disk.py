@@ -7,6 +7,7 @@ file: a link to it is a file that cannot be read.
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import subprocess
 import sys
@@ -95,24 +96,16 @@ def test_every_read_of_hdf5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             read(due=number)
 
 
-IN_A_PROCESS = """
+IN_A_PROCESS = f"""
 import errno, os, sys
 from pathlib import Path
+from typing import Any
 from deepme.storage import hdf5
 from deepme.storage.sink import Source
 
-due = int(sys.argv[2])
+{inspect.getsource(FailingSource)}
 
-class FailingSource(Source):
-    made = 0
-
-    def _read(self, buffer):
-        FailingSource.made += 1
-        if FailingSource.made == due:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return super()._read(buffer)
-
-hdf5.Source = FailingSource
+hdf5.Source, FailingSource.due = FailingSource, int(sys.argv[2])
 with hdf5.open_hdf5(Path(sys.argv[1]), "try", 1) as (_, file, _):
     file["x"][()]
 """

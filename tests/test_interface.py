@@ -143,6 +143,10 @@ class TestLoad:
     def test_what_is_not_there_is_told(self, tiny_workspace: Path) -> None:
         with pytest.raises(UsageError, match="fusion is equal, expected one of gate"):
             deepme.load(tiny_workspace, fusion="equal")
+        with pytest.raises(UsageError, match="--group 1 asks one expert, but"):
+            deepme.load(tiny_workspace, group=1, fusion="flat")
+        with pytest.raises(UsageError, match="with --fusion flat no gate is asked"):
+            deepme.load(tiny_workspace, fusion="flat", route_top=1)
         with pytest.raises(UsageError, match="group 9, expected 1 to 3"):
             deepme.load(tiny_workspace, group=9)
         with pytest.raises(ArtifactError, match="run `deepme train-flat`"):

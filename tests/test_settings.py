@@ -13,6 +13,8 @@ from deepme.config import (
     FUSIONS,
     ClusterSettings,
     EvaluateSettings,
+    ExportSettings,
+    PredictSettings,
     SplitSettings,
 )
 from deepme.config_file import STAGES
@@ -130,12 +132,33 @@ def test_shares_leave_something_to_train_on() -> None:
         ({"topk": (1, 0)}, "--topk is .*expected different ranks"),
         ({"fusion": ()}, "--fusion is .*expected one or more of gate, equal"),
         ({"fusion": ("gate", "magic")}, "--fusion is gate, magic, expected one or"),
+        (
+            {"fusion": ("flat", "equal"), "route_top": 2},
+            "--route-top 2 has the gate choose .* but with --fusion flat,equal no gate",
+        ),
     ],
 )
 def test_ranks_and_fusions(given: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         EvaluateSettings(**given)
     assert EvaluateSettings(topk=(2,), fusion=FUSIONS).fusion == FUSIONS
+    assert EvaluateSettings(fusion=("flat", "gate"), route_top=2).route_top == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "message"),
+    [
+        (PredictSettings, {"answer_by": "flat", "route_least": 0.1}, "--fusion flat"),
+        (ExportSettings, {"answer_by": "attention", "route_top": 1}, "--fusion att"),
+        (ExportSettings, {"only": 2, "route_top": 1}, "but with --group 2 no gate"),
+        (ExportSettings, {"only": 2, "answer_by": "flat"}, "--group 2 asks one expert"),
+    ],
+)
+def test_what_does_not_go_together(
+    settings: Any, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        settings(**given)
 
 
 def test_options_win_over_the_file_and_that_over_the_defaults() -> None:
