@@ -295,6 +295,13 @@ class GateSettings(Settings):
     backbone: str = setting(
         "same", "its network on images: a timm model, or the experts' own"
     )
+    shrink: int = setting(
+        1,
+        "on images: each side is divided by this, by averaging pixels; 2 costs a "
+        "quarter",
+        at_least=1,
+        at_most=64,
+    )
     weights: str = setting(
         "hub",
         "hub (timm's pre-trained), flat (the trunk that train-flat trained), before "

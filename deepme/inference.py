@@ -128,7 +128,11 @@ def blank_gate(
     gate: nn.Module
     if settings.input == "images":
         gate = create_network(
-            settings.backbone, num_groups, weights=weights, image_size=image_size
+            settings.backbone,
+            num_groups,
+            weights=weights,
+            image_size=image_size,
+            shrink=settings.shrink,
         )
     elif settings.input == "flat":
         gate = FlatGate(sum(widths), num_groups)

@@ -45,6 +45,7 @@ class Network(nn.Module):
         num_outputs: C.
         mean: of each channel, in [0, 1], subtracted from the pixels.
         std: of each channel.
+        shrink: pixels a side that are averaged into one before the trunk.
     """
 
     mean: Tensor
@@ -57,10 +58,11 @@ class Network(nn.Module):
         *,
         mean: tuple[float, ...] = (0.485, 0.456, 0.406),
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
+        shrink: int = 1,
     ) -> None:
         """Draw the head's first weights after Glorot, as the paper does."""
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.shrink = trunk, shrink
         self.num_features = int(trunk.head_hidden_size)  # type: ignore[arg-type]
         self.head = nn.Linear(self.num_features, num_outputs)
         nn.init.xavier_normal_(self.head.weight)
@@ -83,6 +85,8 @@ class Network(nn.Module):
         # A batch of unreadable images is empty, and transformers cannot reshape it.
         if images.shape[0] == 0:
             return pixels.new_empty(0, self.num_features)
+        if self.shrink > 1:
+            pixels = nn.functional.avg_pool2d(pixels, self.shrink)
         return self.trunk(pixels)  # type: ignore[no-any-return]
 
 
@@ -185,7 +189,7 @@ class AttentionNetwork(nn.Module):
 
 
 def create_network(
-    backbone: str, num_outputs: int, *, weights: str, image_size: int
+    backbone: str, num_outputs: int, *, weights: str, image_size: int, shrink: int = 1
 ) -> Network:
     """Build a network; the head is always new.
 
@@ -193,10 +197,12 @@ def create_network(
         backbone: a timm model's name.
         num_outputs: C.
         weights: hub, none, or a local file with the trunk's weights.
-        image_size: S; only networks of fixed input size need it.
+        image_size: S, of the images that it is given.
+        shrink: a divisor of S: the trunk sees images of S / shrink pixels a side.
 
     Raises:
-        UsageError: no such timm model, or one that does not fit the image size.
+        UsageError: no such timm model, one that does not fit the image size, or no
+            such divisor.
         EnvironmentFault: the hub could not be reached.
         InputError: the local file does not fit the network.
     """
@@ -206,13 +212,19 @@ def create_network(
             f"--backbone is {clean(backbone)}, expected a timm model",
             f"did you mean {listing(near)}?" if near else "see timm.list_models()",
         )
-    trunk = _create_trunk(backbone, weights == "hub", image_size)
+    if image_size % shrink:
+        raise UsageError(
+            f"--shrink is {shrink}, expected a divisor of the {image_size} pixels a "
+            "side that the experts see"
+        )
+    seen = image_size // shrink
+    trunk = _create_trunk(backbone, weights == "hub", seen)
     if weights not in ("hub", "none"):
         _load_trunk(trunk, Path(weights))
-    _require_fit(trunk, backbone, image_size)
+    _require_fit(trunk, backbone, seen)
     config = getattr(trunk, "pretrained_cfg", None) or {}
     statistics = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
-    network = Network(trunk, num_outputs, **statistics)
+    network = Network(trunk, num_outputs, **statistics, shrink=shrink)
     # Convolutions are faster with the channels innermost, on GPUs and CPUs alike.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -133,7 +133,8 @@ class _Work:
     Attributes:
         learned: forward, backward and update.
         asked: forward alone.
-        shared: those of both whose image was loaded for another network.
+        shared: those of both whose image was loaded for another network; below 0 where
+            a pass is a small part of one.
         heads: features from a cache through a head that learns, or is validated.
     """
 
@@ -217,7 +218,7 @@ class _Counter:
             # Of images that it has learned by heart none is validated.
             val = self._images("val") if settings.learn_from == "train" else 0
             learned = self._images(settings.learn_from)
-            work += _Work(learned, val).times(settings.epochs)
+            work += self._by_gate(learned, val).times(settings.epochs)
         elif settings.input == "flat":
             work += _Work(asked=self._images(*seen))
             disk += self._features(*seen)
@@ -248,8 +249,10 @@ class _Counter:
         if not fusions <= WHOLE:
             work += self._asked_in_passes(test)
             disk += self._outputs("test")
-        if fusions & NEEDS_GATE and sees in ("images", "flat"):
-            work += _Work(asked=both if sees == "images" else test)
+        if fusions & NEEDS_GATE and sees == "images":
+            work += self._by_gate(0, both)
+        if fusions & NEEDS_GATE and sees == "flat":
+            work += _Work(asked=test)
         if fusions & NEEDS_FLAT:
             work += _Work(asked=both)
             disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
@@ -257,6 +260,16 @@ class _Counter:
             work += self._by_all_at_once(_Work(asked=both))
             disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
         return self._stage("evaluate", work, disk)
+
+    def _by_gate(self, learned: int, asked: int) -> _Work:
+        """Passes of a gate on images, as shares of an expert's where they are smaller.
+
+        Loading an image costs it the same.
+        """
+        area = self.recipe.gate.shrink**2
+        loaded = learned + asked
+        learned, asked = learned // area, asked // area
+        return _Work(learned, asked, shared=learned + asked - loaded)
 
     def _asked_in_passes(self, images: int) -> _Work:
         """All experts, as many in a pass over the images as `asking` takes."""

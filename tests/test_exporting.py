@@ -61,6 +61,11 @@ NETWORKS: dict[str, Any] = {
         input="flat",
         flat=network(5),
     ),
+    "a gate on smaller images": lambda: Mixture(
+        [network(3), network(3)],
+        create_network("vgg_tiny", 2, weights="none", image_size=16, shrink=2),
+        MEMBERS,
+    ),
     "attention": lambda: AttentionNetwork([network(3), network(3)], 5, learned=True),
 }
 
@@ -251,6 +256,21 @@ class TestHub:
         images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
         expected = deepme.load(tiny_workspace)(images)
         assert torch.equal(deepme.load(tmp_path / "hub")(images), expected)
+
+    def test_a_gate_on_smaller_images(
+        self, tiny_workspace: Path, invoke: Command, tiny_config: Path, tmp_path: Path
+    ) -> None:
+        common = ("--config", tiny_config, "-w", tiny_workspace)
+        assert not invoke("train-gate", "--shrink", 2, *common).code
+        out = ("--format", "hub", "--out", tmp_path / "hub")
+        ended = invoke("export", *out, "-w", tiny_workspace, *PLACE)
+        assert ended.code == 0, ended.stderr
+        images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+        expected = deepme.load(tiny_workspace)
+        assert expected.network.gate.shrink == 2
+        again = deepme.load(tmp_path / "hub")
+        assert again.network.gate.shrink == 2
+        assert torch.equal(again(images), expected(images))
 
     def test_every_kind_of_answer(
         self, tiny_workspace: Path, invoke: Command, tiny_config: Path, tmp_path: Path

@@ -42,6 +42,17 @@ class TestNetwork:
         expected = [(1 - 0.5) / 0.5, (0 - 0.25) / 0.25, 51 / 255]
         assert_close(features_Bd, torch.tensor([expected]))
 
+    def test_pixels_are_averaged_before_the_trunk(self):
+        whole = build(size=16).eval()
+        small = create_network("vgg_small", 3, weights="none", image_size=16, shrink=2)
+        small.load_state_dict(whole.state_dict())
+        pixels = images(5, 8).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        pixels[..., ::2, ::2] = pixels[..., ::2, ::2] // 2 * 2
+        sums = pixels.float().unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+        normal = (sums / 255 - whole.mean) / whole.std
+        assert_close(small.eval().features(pixels), whole.trunk(normal))
+        assert forward_flops(small, 16) < forward_flops(whole, 16) / 3.9
+
     def test_logits_are_a_linear_map_of_the_features(self):
         network = build().eval()
         logits_BC, features_Bd = network(images())
@@ -140,6 +151,15 @@ class TestBackbones:
     def test_an_image_too_small_for_it(self, backbone, size):
         with pytest.raises(UsageError, match=f"not work at --image-size {size}: "):
             build(backbone, size=size)
+
+    def test_a_fixed_input_size_is_that_of_the_smaller_image(self):
+        network = create_network("test_vit", 3, weights="none", image_size=64, shrink=2)
+        assert network.trunk.patch_embed.img_size == (32, 32)
+        assert network.eval()(images(2, 64))[1].shape == (2, 64)
+
+    def test_an_image_that_cannot_be_divided(self):
+        with pytest.raises(UsageError, match="--shrink is 3, expected a divisor of th"):
+            create_network("vgg_small", 3, weights="none", image_size=16, shrink=3)
 
     @pytest.mark.parametrize("backbone", ["vgg_small", "vgg_tiny"])
     def test_the_small_ones_have_no_weights_on_the_hub(self, backbone):

@@ -133,6 +133,28 @@ def test_what_a_gate_asks(workspace, recipe, settings, networks, epochs):
     assert passes == (networks + epochs) * images
 
 
+def test_a_gate_on_smaller_images_computes_less_and_loads_the_same(workspace, recipe):
+    whole = plan(recipe, workspace)
+    small = plan(replace(recipe, gate=replace(recipe.gate, shrink=2)), workspace)
+    images = whole.images
+    learned, validated = 4 * images["train"], 4 * images["val"]
+    for command, fewer, seconds in (
+        (
+            "train-gate",
+            learned + validated,
+            learned * 3 / 4 / 100 + validated * 3 / 4 / 300,
+        ),
+        (
+            "evaluate",
+            images["val"] + images["test"],
+            (images["val"] + images["test"]) * 3 / 4 / 300,
+        ),
+    ):
+        before, after = (stages(found)[command] for found in (whole, small))
+        assert before.passes - after.passes == pytest.approx(fewer * 3 / 4, abs=8)
+        assert before.seconds - after.seconds == pytest.approx(seconds, abs=0.1)
+
+
 def test_loading_and_computing_add_up_or_go_side_by_side(workspace, recipe):
     found = plan(recipe, workspace)
     alone = stages(found)["evaluate"]

@@ -1,7 +1,7 @@
 """Measure what the fitted temperature does to the calibration error on test images.
 
     python tests/benchmarks/calibration.py IMAGES --seeds 3 [--keep FOLDER]
-        [--backbone vgg_small] [--name NAME]
+        [--backbone vgg_medium] [--name NAME]
     python tests/benchmarks/calibration.py --workspace WORKSPACE...
 
 IMAGES is a folder of class folders, all of WordNet. Of each class 40 % of the images
@@ -13,7 +13,7 @@ with, and the gate that asks two experts an image, which has a temperature of it
 would show on as many images by chance alone: the mean over 200 draws of right and wrong
 answers at the bins' confidences; an error of less than twice that cannot be halved.
 ``the_same_beyond_chance`` is the ratio of what is left of both errors without it.
-With ``--backbone vgg_small`` the networks have weights enough to fit their training
+With ``--backbone vgg_medium`` the networks have weights enough to fit their training
 images, as large ones do: they are surer than right, where ``vgg_tiny`` hardly is.
 Writes docs/benchmarks/calibration.json, or NAME.json. With --workspace the
 gate, the route that `deepme route` chooses, and the flat network of mixtures that are
