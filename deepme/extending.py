@@ -162,7 +162,7 @@ def _stages(
     }
     flat = gate = attention = None
     if before.gate_path.exists():
-        gate = _gate(_first(before, Workspace.gate), share)
+        gate = _going_on(GateSettings, _first(before, Workspace.gate), share)
         if gate.input == "flat":
             flat = _head_alone(_first(before, Workspace.flat))
     if before.attention_path.exists():
@@ -196,14 +196,6 @@ def _first_attention(workspace: Workspace) -> Expert:
     while workspace.before.attention_path.exists():
         workspace = workspace.before
     return workspace.attention()
-
-
-def _gate(trained: Expert, share: float) -> GateSettings:
-    """One on images goes on; any other learns anew, from caches, as long as it had."""
-    recorded = trained.origin.header.settings
-    if recorded["input"] == "images":
-        return _going_on(GateSettings, trained, share)
-    return _recorded(GateSettings, recorded | {"weights": "none"})
 
 
 def _head_alone(trained: Expert) -> FlatSettings:

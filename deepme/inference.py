@@ -18,7 +18,7 @@ from deepme.networks import (
     FlatGate,
     Network,
     create_network,
-    take_over_head,
+    take_over,
 )
 from deepme.storage.tensors import read_tensors
 from deepme.text import clean
@@ -104,8 +104,8 @@ def build_gate(
         experts = _experts(workspace, groups)
         widths = [expert.training.num_features for expert in experts]
     gate = blank_gate(settings, groups.num_groups, widths, image_size, weights)
-    if settings.weights == "before" and isinstance(gate, Network):
-        take_over_head(gate, Path(weights))
+    if settings.weights == "before":
+        take_over(gate, Path(weights))
     return gate
 
 

@@ -260,6 +260,26 @@ def take_over_head(
     network.head.bias[: len(index)] = state["head.bias"][index]
 
 
+def take_over(network: nn.Module, path: Path) -> None:
+    """Begin with all that another network has learned.
+
+    Args:
+        network: to begin with it.
+        path: weights of a deepme network of the same form.
+
+    Raises:
+        InputError: it has another form.
+    """
+    state, wanted = _read_state(path), network.state_dict()
+    shapes = {name: value.shape for name, value in state.items()}
+    if shapes != {name: value.shape for name, value in wanted.items()}:
+        raise InputError(
+            f"--weights {clean(str(path))} are of another kind of network",
+            "use --weights none",
+        )
+    network.load_state_dict(state)
+
+
 def forward_flops(network: nn.Module, image_size: int) -> int:
     """Count the floating-point operations of one image (a multiply-add is two).
 

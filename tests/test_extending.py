@@ -214,7 +214,7 @@ def test_epochs_of_a_second_extension_are_of_those_before_the_first(
         assert stages == ["finetune"] * 2  # 0.35 of six
         stages = [epoch.stage for epoch in new.flat().training.history]
         assert stages == ["warmup"] * 6
-        assert len(new.gate().training.history) == 6
+        assert len(new.gate().training.history) == 2
         stages = [epoch.stage for epoch in new.attention().training.history]
         assert stages == ["warmup", "finetune", "finetune"]
         assert 0 < table["share"] < 0.6
@@ -234,6 +234,14 @@ class TestGatesThatSeeNoImages:
         common = ("--config", config, "-w", old.root, "--epochs", 4)
         ended = invoke("train-gate", "--input", input, *common)
         assert ended.code == 0, ended.stderr
+
+    def gate_went_on(self, old: Workspace, new: Workspace) -> None:
+        first, second = old.gate(), new.gate()
+        assert len(second.training.history) == 1  # 0.35 of four
+        assert second.origin.header.settings["weights"] == "before"
+        one, two = (load_file(gate.weights) for gate in (first, second))
+        changed = np.abs(two["hidden.weight"] - one["hidden.weight"]).max()
+        assert 0 < changed < 0.1 * np.abs(one["hidden.weight"]).max()
 
     def test_the_flat_network_learns_them_before_a_gate_on_it(
         self, invoke, old, tiny_config, new_images, tmp_path
@@ -256,7 +264,7 @@ class TestGatesThatSeeNoImages:
         assert two["head.weight"].shape[0] == 14
         changed = np.abs(two["head.weight"][:12] - one["head.weight"]).max()
         assert 0 < changed < np.abs(one["head.weight"]).max()
-        assert len(new.gate().training.history) == 4
+        self.gate_went_on(old, new)
         assert new.gate().origin.header.settings["input"] == "flat"
         for command in (("verify",), ("route", *MACHINE), ("evaluate", *MACHINE)):
             ended = invoke(*command, "-w", new.root)
@@ -272,8 +280,7 @@ class TestGatesThatSeeNoImages:
         extend(invoke, new_images, old.root, tmp_path / "out")
         new = Workspace(tmp_path / "out")
         assert not new.flat_path.exists()
-        assert len(new.gate().training.history) == 4
-        assert new.gate().origin.header.settings["weights"] == "none"
+        self.gate_went_on(old, new)
 
 
 class TestRefuses:

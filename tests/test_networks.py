@@ -217,6 +217,16 @@ class TestLocalWeights:
         with pytest.raises(InputError, match=message):
             build(weights=tmp_path / "w.safetensors")
 
+    def test_all_of_a_gate_s_weights_or_none(self, tmp_path):
+        one, two = FeatureGate(8, 3, width=4), FeatureGate(8, 3, width=4)
+        save_file(one.state_dict(), tmp_path / "w.safetensors")
+        networks.take_over(two, tmp_path / "w.safetensors")
+        for name, value in one.state_dict().items():
+            assert torch.equal(two.state_dict()[name], value)
+        for other in (FeatureGate(9, 3, width=4), build()):
+            with pytest.raises(InputError, match="are of another kind of network; use"):
+                networks.take_over(other, tmp_path / "w.safetensors")
+
     @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
     @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x04N."])
     def test_a_file_of_something_else(self, tmp_path, name, content):

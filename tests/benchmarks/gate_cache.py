@@ -5,11 +5,12 @@
 Pictures of 60 classes are drawn (tests/benchmarks/pictures.py), and there are 15
 experts with their first weights: speed does not depend on what they have learned. Then
 `train-gate` trains three of its kinds of gate: on the flat network, on the experts'
-features, and a network on images as large as an expert; and that network once more for
-experts that are eight times as large (vgg_medium). *cached* is what the command
-does: the experts are asked once, and what they said is read from disk. *anew* has the
-same loop, loader, images kept in memory, loss and order of images, but runs the 15
-networks (and the flat one, where the gate sees it) on each batch. Both see centre
+features, and a network on images as large as an expert; and that network once more on
+images of half the pixels a side (`--shrink 2`), and for experts that are eight times as
+large (vgg_medium). *cached* is what the command does: the experts are asked once, and
+what they said is read from disk. *anew* has the same loop, loader, images kept in
+memory, loss and order of images, but runs the 15 networks (and the flat one, where the
+gate sees it) on each batch. Both see centre
 views, so both must come to the same losses: ``largest_difference_of_losses`` is how far
 those of an epoch lie apart, as a share.
 
@@ -18,7 +19,8 @@ seconds are of the processor and medians of the rounds. An epoch leaves loading 
 whole training counts it: *anew* loads the experts, *cached* makes the outputs, for
 which one pass over the images asks all networks. That of 20 epochs is not run, but
 reckoned from these. A gate on images pays its own pass, forward and backward, in both
-ways: with networks as large as its own (15 + 3) / 3 = 6 is the most that there can be.
+ways: with networks as large as its own (15 + 3) / 3 = 6 is the most that there can be,
+with images of half the side (15 + 3/4) / (3/4) = 21.
 Writes docs/benchmarks/gate-cache.json.
 """
 
@@ -46,12 +48,13 @@ CLASSES, IMAGES, GROUPS = 60, 40, 15
 EPOCHS, USUAL_EPOCHS, ROUNDS = 3, 20, 2
 INPUTS, WAYS = ("flat", "features", "images"), ("cached", "anew")
 GATES = {
-    "gate on flat": ("flat", BACKBONE),
-    "gate on features": ("features", BACKBONE),
-    "gate on images": ("images", BACKBONE),
-    "gate on images, an eighth of an expert": ("images", "vgg_medium"),
+    "gate on flat": ("flat", BACKBONE, 1),
+    "gate on features": ("features", BACKBONE, 1),
+    "gate on images": ("images", BACKBONE, 1),
+    "gate on images of half the side": ("images", BACKBONE, 2),
+    "gate on images, an eighth of an expert": ("images", "vgg_medium", 1),
 }
-"""What a gate sees, and the experts' backbone."""
+"""What a gate sees, the experts' backbone, and by what it divides an image's sides."""
 
 CONFIG = f"""\
 [cluster]
@@ -100,7 +103,7 @@ def prepare(root: Path, backbone: str) -> Path:
     return workspace
 
 
-def train(workspace: Path, input: str, way: str) -> None:
+def train(workspace: Path, input: str, shrink: int, way: str) -> None:
     """Train a gate in this process; print the seconds of each part and the losses."""
     import torch
 
@@ -114,6 +117,7 @@ def train(workspace: Path, input: str, way: str) -> None:
     settings = GateSettings(
         input=input,
         backbone=BACKBONE,
+        shrink=shrink,
         weights="none",
         augment="none",
         epochs=EPOCHS,
@@ -213,19 +217,22 @@ def keep_images(task: Any) -> None:
     task.dataset.kept = room_for(task.dataset.images, task.train.rows, gigabytes=1.0)
 
 
-def run(workspace: Path, input: str, way: str, *, outputs: bool) -> dict[str, Any]:
+def run(
+    workspace: Path, input: str, shrink: int, way: str, *, outputs: bool
+) -> dict[str, Any]:
     """Train in a process of its own, from nothing or with the outputs there."""
     shutil.rmtree(workspace / "gate", ignore_errors=True)
     if not outputs:
         shutil.rmtree(workspace / "outputs", ignore_errors=True)
     command = [sys.executable, __file__, "--workspace", str(workspace)]
-    return json.loads(measure([*command, "--input", input, "--way", way])[1])
+    asked = ["--input", input, "--shrink", str(shrink), "--way", way]
+    return json.loads(measure([*command, *asked])[1])
 
 
-def measure_round(workspace: Path, input: str) -> dict[str, Any]:
+def measure_round(workspace: Path, input: str, shrink: int) -> dict[str, Any]:
     """Train both ways; the first makes the outputs, which the second does not read."""
-    cached = run(workspace, input, "cached", outputs=False)
-    anew = run(workspace, input, "anew", outputs=True)
+    cached = run(workspace, input, shrink, "cached", outputs=False)
+    anew = run(workspace, input, shrink, "anew", outputs=True)
     epoch = {"cached": cached["fit"] / EPOCHS, "anew": anew["fit"] / EPOCHS}
 
     def ratio(epochs: int) -> float:
@@ -272,19 +279,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workspace", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--input", choices=INPUTS, help=argparse.SUPPRESS)
+    parser.add_argument("--shrink", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.workspace:
-        return train(options.workspace, options.input, options.way)
+        return train(options.workspace, options.input, options.shrink, options.way)
     with tempfile.TemporaryDirectory() as folder:
         workspaces = {
             backbone: prepare(Path(folder) / backbone, backbone)
-            for backbone in {backbone for _, backbone in GATES.values()}
+            for backbone in {backbone for _, backbone, _ in GATES.values()}
         }
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in GATES}
         for _ in range(ROUNDS):
-            for name, (input, backbone) in GATES.items():
-                found = measure_round(workspaces[backbone], input)
+            for name, (input, backbone, shrink) in GATES.items():
+                found = measure_round(workspaces[backbone], input, shrink)
                 print(name, found, file=sys.stderr)
                 rounds[name].append(found)
     gates = {name: summary(found) for name, found in rounds.items()}
