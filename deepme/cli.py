@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import signal
 import sys
 import time
@@ -56,6 +57,9 @@ TOGETHER = ("train-flat", "train-expert")
 HEAD_START = 5.0
 """Seconds in which the first process can say what is wrong before others end."""
 
+OPEN_FILES = 2**16
+"""Enough for the most groups there can be, 10,000, and several subsets."""
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -76,7 +80,15 @@ def main() -> None:
         # A terminal that cannot show δ shall not end a command that has done its work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _allow_open_files()
     app(prog_name="deepme")
+
+
+def _allow_open_files() -> None:
+    """Raise the usual limit of 1,024: each expert's cached outputs are an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < (wanted := min(hard, OPEN_FILES)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _version(show: bool) -> None:

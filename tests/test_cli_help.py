@@ -153,3 +153,21 @@ def test_pages_show_command_lines() -> None:
 def test_a_wrong_line_does_not_parse(line: str) -> None:
     with pytest.raises(Exception, match=r"bogus|data|no command"):
         parse(line)
+
+
+MANY_FILES = """
+import atexit, resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+atexit.register(lambda: print(*resource.getrlimit(resource.RLIMIT_NOFILE)))
+from deepme.cli import main
+main()
+"""
+
+
+def test_as_many_files_may_be_open_as_experts_can_have() -> None:
+    words = [sys.executable, "-c", MANY_FILES, "--version"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    soft, hard = map(int, ended.stdout.splitlines()[-1].split())
+    assert soft == min(hard, 2**16)
+    assert hard == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
