@@ -221,7 +221,7 @@ class _Counter:
             work += self._by_gate(learned, val).times(settings.epochs)
         elif settings.input == "flat":
             work += _Work(asked=self._images(*seen))
-            disk += self._features(*seen)
+            disk += self._outputs_of_all(*seen) + self._features(*seen)
         else:
             disk += self.groups.num_groups * self._features(*seen)
         return self._stage("train-gate", work, disk)
@@ -255,10 +255,10 @@ class _Counter:
             work += _Work(asked=test)
         if fusions & NEEDS_FLAT:
             work += _Work(asked=both)
-            disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
+            disk += self._outputs_of_all("val", "test")
         if "attention" in fusions:
             work += self._by_all_at_once(_Work(asked=both))
-            disk += num_bytes(both, self.groups.num_classes, self.recipe.machine)
+            disk += self._outputs_of_all("val", "test")
         return self._stage("evaluate", work, disk)
 
     def _by_gate(self, learned: int, asked: int) -> _Work:
@@ -315,6 +315,15 @@ class _Counter:
     def _features(self, *subsets: str) -> int:
         """Bytes of one network's cached features, half precision."""
         return self._images(*subsets) * (2 * self.speed.features + 1)
+
+    def _outputs_of_all(self, *subsets: str) -> int:
+        """Bytes of the outputs of one network of all classes."""
+        return sum(
+            num_bytes(
+                self._images(subset), self.groups.num_classes, self.recipe.machine
+            )
+            for subset in subsets
+        )
 
     def _outputs(self, *subsets: str) -> int:
         """Bytes of all experts' outputs."""

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from deepme.artifacts.outputs import NewOutputs, Shortened, load_outputs, save_outputs
+from deepme.artifacts.outputs import (
+    SCHEMA,
+    NewOutputs,
+    Shortened,
+    load_outputs,
+    save_outputs,
+)
 from deepme.errors import ArtifactError
 from deepme.storage.header import Header
 
@@ -32,12 +38,13 @@ def logits() -> np.ndarray:
 def save(
     path: Path, logits: np.ndarray, settings: dict[str, Any], *, kept: int | None
 ) -> None:
-    features = np.ones((IMAGES, FEATURES), np.float32)
+    features = np.full((IMAGES, FEATURES), 1 / 3, np.float32)
+    features[:, 0] = 1e6
     readable = np.arange(IMAGES) != 4
     positions = np.arange(CLASSES, dtype=np.int32)
     new = NewOutputs(
         path=path,
-        header=Header(kind="outputs", schema_version=2, settings=settings),
+        header=Header(kind="outputs", schema_version=SCHEMA, settings=settings),
         shape=logits.shape,
         num_features=FEATURES,
         shortened=Shortened(LABELS, positions, kept) if kept else None,
@@ -55,7 +62,10 @@ def test_all_logits_come_back(path: Path, logits: np.ndarray):
     np.testing.assert_array_equal(found.logits[:], logits)
     np.testing.assert_array_equal(found.logits[np.array([8, 2])], logits[[8, 2]])
     assert found.features is not None
-    assert found.features[:].shape == (IMAGES, FEATURES)
+    features = found.features[:]
+    assert (features.dtype, features.shape) == (np.float32, (IMAGES, FEATURES))
+    assert (features[:, 0] == 65_504).all()  # the largest number of half precision
+    np.testing.assert_allclose(features[:, 1:], 1 / 3, rtol=2**-11)
     assert np.flatnonzero(~found.readable).tolist() == [4]
 
 

@@ -133,6 +133,24 @@ def test_what_a_gate_asks(workspace, recipe, settings, networks, epochs):
     assert passes == (networks + epochs) * images
 
 
+@pytest.mark.parametrize(
+    ("input", "flat", "features"),
+    [
+        ("images", 0, 0),
+        ("flat", 1, 1),
+        ("features", 0, 3),
+        ("confidences", 0, 3),
+    ],
+)
+def test_what_a_gate_keeps_on_disk(workspace, recipe, input, flat, features):
+    found = plan(replace(recipe, gate=replace(recipe.gate, input=input)), workspace)
+    images = found.images["train"] + found.images["val"]
+    classes = [len(members) for members in workspace.groups().members]
+    logits = sum(4 * count + 1 for count in classes) + flat * (4 * 12 + 1)
+    kept = images * (logits + features * (2 * SPEED.features + 1))
+    assert stages(found)["train-gate"].disk == kept + 3 * SPEED.weights
+
+
 def test_a_gate_on_smaller_images_computes_less_and_loads_the_same(workspace, recipe):
     whole = plan(recipe, workspace)
     small = plan(replace(recipe, gate=replace(recipe.gate, shrink=2)), workspace)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deepme.artifacts.origin import Origin
 from deepme.storage.hdf5 import Block, dataset, file_rows, open_hdf5, write_hdf5_files
 from deepme.storage.header import Header
-from deepme.storage.rows import FileRows, OpenFile
+from deepme.storage.rows import FileRows, OpenFile, half
 
 KIND, SCHEMA = "features", 1
 
@@ -81,10 +81,9 @@ def save_features(
         return blocks(targets)
 
     def blocks(targets: list[tuple[h5py.Dataset, h5py.Dataset]]) -> Iterator[Block]:
-        largest = np.finfo(np.float16).max
         for where, found, some_readable in batches:
             for (features, readable), some in zip(targets, found, strict=True):
-                yield features, where, some.clip(-largest, largest).astype(np.float16)
+                yield features, where, half(some)
                 yield readable, where, some_readable
             advance(len(some_readable))
 

@@ -3,8 +3,8 @@
 Rows follow the split's rows of that subset. The arrays lie contiguous in the file, so
 that training the gate can read any row without holding the file.
 Where there are very many images and classes, the logits are kept in `core.compact`'s
-form: a tenth of the space for 680 classes. Subsets are apart from each other: the
-gate's training never opens the test file.
+form: a tenth of the space for 680 classes. Features have half precision. Subsets are
+apart from each other: the gate's training never opens the test file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from deepme.artifacts.origin import Origin
 from deepme.core.compact import CompactRows, compact, expand
 from deepme.storage.hdf5 import Block, dataset, file_rows, open_hdf5, write_hdf5_files
 from deepme.storage.header import Header, corrupt
-from deepme.storage.rows import FileRows, OpenFile, Rows
+from deepme.storage.rows import FileRows, HalfRows, OpenFile, Rows, half
 
-KIND, SCHEMA = "outputs", 2
+KIND, SCHEMA = "outputs", 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class _Target:
         rows, features = new.shape[:1], None
         if new.num_features is not None:
             wide = (*rows, new.num_features)
-            features = file.create_dataset("features", wide, np.float32)
+            features = file.create_dataset("features", wide, np.float16)
         readable = file.create_dataset("readable", rows, np.bool_)
         if new.shortened:
             record = _record(new.shortened.num_kept)
@@ -177,7 +177,7 @@ class _Target:
         yield self.logits, where, _records(logits, where, short) if short else logits
         yield self.readable, where, readable
         if self.features is not None:
-            yield self.features, where, features
+            yield self.features, where, half(features)
 
 
 def _records(
@@ -212,10 +212,12 @@ def load_outputs(path: Path, num_rows: int, num_classes: int) -> Outputs:
             logits = CompactLogits(rows("compact", _record(kept)), num_classes)
         else:
             logits = rows("logits", np.float32, num_classes)
-        has_features = "features" in file
+        features = None
+        if "features" in file:
+            features = HalfRows(rows("features", np.float16, None))
         return Outputs(
             origin=Origin(path, header, sha256),
             logits=logits,
-            features=rows("features", np.float32, None) if has_features else None,
+            features=features,
             readable=dataset(file, "readable", np.bool_, (num_rows,))[()],
         )

@@ -30,6 +30,28 @@ class Rows(Protocol):
         """Read some rows."""
 
 
+def half(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to half precision; what is too large becomes the largest there is."""
+    largest = np.finfo(np.float16).max
+    return values.clip(-largest, largest).astype(np.float16)
+
+
+class HalfRows:
+    """Rows that are kept in half precision, given as float32.
+
+    Args:
+        rows: (R, d) float16.
+    """
+
+    def __init__(self, rows: FileRows) -> None:
+        """Read nothing yet."""
+        self._rows = rows
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        """Read some rows; errors as of `FileRows`."""
+        return self._rows[rows].astype(np.float32)
+
+
 class OpenFile:
     """A file that stays open for reading as long as this is held.
 
