@@ -199,13 +199,13 @@ def _first_attention(workspace: Workspace) -> Expert:
 
 
 def _head_alone(trained: Expert) -> FlatSettings:
-    """As long as all layers had learned: its features are computed once."""
+    """As long as it had learned: the trunk's features are computed once."""
     recorded = _recorded(FlatSettings, trained.origin.header.settings)
     return replace(
         recorded,
         weights="before",
         warmup="cache",
-        warmup_epochs=_epochs(trained),
+        warmup_epochs=len(trained.training.history),
         epochs=0,
     )
 

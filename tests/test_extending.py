@@ -213,7 +213,7 @@ def test_epochs_of_a_second_extension_are_of_those_before_the_first(
         stages = [epoch.stage for epoch in new.expert(at).training.history]
         assert stages == ["finetune"] * 2  # 0.35 of six
         stages = [epoch.stage for epoch in new.flat().training.history]
-        assert stages == ["warmup"] * 6
+        assert stages == ["warmup"] * 7
         assert len(new.gate().training.history) == 2
         stages = [epoch.stage for epoch in new.attention().training.history]
         assert stages == ["warmup", "finetune", "finetune"]
@@ -255,7 +255,7 @@ class TestGatesThatSeeNoImages:
         assert second.training.outputs == (*first.training.outputs, LION, CAB)
         assert second.origin.header.settings["weights"] == "before"
         stages = [epoch.stage for epoch in second.training.history]
-        assert stages == ["warmup"] * 4  # its head, as long as all of it had learned
+        assert stages == ["warmup"] * 5  # its head, as long as it had learned
         one, two = load_file(first.weights), load_file(second.weights)
         trunk = [name for name in one if not name.startswith("head.")]
         assert trunk
