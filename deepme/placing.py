@@ -136,9 +136,10 @@ def _new_classes(data: Path, old: Similarity) -> list[str]:
     known = set(old.classes)
     added = [name for name in named if name not in known]
     if not added:
+        verb = "is" if len(named) == 1 else "are"
         raise UsageError(
-            f"--data {clean(str(data))} holds no new class: all "
-            f"{counted(len(named), 'class')} are in the workspace",
+            f"--data {clean(str(data))} holds no new class: its "
+            f"{counted(len(named), 'class')} {verb} in the workspace",
             "give class folders of new classes",
         )
     return added

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,7 @@ def find(arguments: Sequence[str], lines: Iterable[str]) -> list[Path]:
         if argument == "-":
             paths += [Path(line.rstrip("\n")) for line in lines if line.strip()]
         elif Path(argument).is_dir():
-            below = sorted(Path(argument).rglob("*"))
-            paths += [path for path in below if path.suffix.lower() in SUFFIXES]
+            paths += sorted(_below(argument))
         elif not Path(argument).exists() and glob.has_magic(argument):
             # Path.glob takes no absolute patterns.
             matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
@@ -123,6 +123,32 @@ def find(arguments: Sequence[str], lines: Iterable[str]) -> list[Path]:
     if not paths:
         raise InputError(f"no image in {clean(', '.join(arguments))}")
     return paths
+
+
+def _below(folder: str) -> Iterator[Path]:
+    """The images below a folder; each folder once, for links to others may loop.
+
+    Raises:
+        InputError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    try:
+        for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+            here = Path(place).stat()
+            if (here.st_dev, here.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            paths = (Path(place, name) for name in names)
+            yield from (path for path in paths if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(
+            f"cannot list {clean(str(error.filename))}: {error.strerror}"
+        ) from error
 
 
 def predict(

@@ -294,7 +294,7 @@ class TestRefuses:
         told = self.refused(
             invoke, "--data", tiny_images, "-w", tiny_workspace, "-o", tmp_path / "x"
         )
-        assert "holds no new class: all 12 classes are in the workspace" in told
+        assert "holds no new class: its 12 classes are in the workspace" in told
 
     def test_the_workspace_itself(self, invoke, tiny_workspace, new_images):
         told = self.refused(

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +278,22 @@ class TestFind:
         folder = tiny_images / "n02121620"
         found = find([str(one), str(folder), "-"], [f"{one}\n", "\n"])
         assert found == [one, *sorted(folder.iterdir()), one]
+
+    def test_links_to_folders_are_followed_once(self, tiny_images, tmp_path):
+        linked = tmp_path / "images" / "n02121620"
+        linked.parent.mkdir()
+        linked.symlink_to(tiny_images / "n02121620")
+        (linked.parent / "again").symlink_to(linked.parent)
+        found = find([str(linked.parent)], [])
+        assert found == [linked / path.name for path in sorted(linked.iterdir())]
+
+    def test_a_folder_that_cannot_be_listed(self, tmp_path, monkeypatch):
+        def scandir(path: str) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(InputError, match=r"cannot list .*: Permission denied"):
+            find([str(tmp_path)], [])
 
     def test_patterns(self, tiny_images):
         below = find([str(tiny_images / "n02121620" / "0*.png")], [])
