@@ -302,6 +302,22 @@ class TestFigures:
             )
             assert any(f"ECE {error:.1%}" in text for text in page.texts["figcaption"])
 
+    @pytest.mark.parametrize(
+        ("slope", "told"),
+        [
+            (0.0, "A temperature of 2 was fitted on"),
+            (np.log(1.5), "A temperature, 2 for images that it is certain of to 3 for"),
+        ],
+    )
+    def test_a_temperature_is_told(
+        self, sources: Sources, slope: float, told: str
+    ) -> None:
+        assert sources.calibration is not None
+        fitted = {"temperature": 2.0, "temperature_slope": slope}
+        changed = replace(sources.calibration, **fitted)
+        page = Page(render(replace(sources, calibration=changed)))
+        assert told in " ".join(page.texts["main"][0].split())
+
     def test_without_a_temperature_there_is_one_diagram(self, sources: Sources) -> None:
         equal = next(e for e in sources.evaluations if e.content.fusion == "equal")
         page = Page(render(replace(sources, shown=equal, calibration=None)))
