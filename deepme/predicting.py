@@ -138,6 +138,8 @@ def _below(folder: str) -> Iterator[Path]:
     seen = set()
     try:
         for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+            # Of two ways to a folder always the same one is taken.
+            folders.sort()
             here = Path(place).stat()
             if (here.st_dev, here.st_ino) in seen:
                 folders.clear()

@@ -284,6 +284,8 @@ class TestFind:
         linked.parent.mkdir()
         linked.symlink_to(tiny_images / "n02121620")
         (linked.parent / "again").symlink_to(linked.parent)
+        for name in ("z", "o", "p"):
+            (linked.parent / name).symlink_to(linked)
         found = find([str(linked.parent)], [])
         assert found == [linked / path.name for path in sorted(linked.iterdir())]
 
