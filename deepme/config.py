@@ -25,6 +25,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "consistency": 0.1,
             "margin": 1.0,
             "likelihood": 0.0,
+            "warmup_epochs": 0,
+            "epochs": 20,
         },
     },
 }
@@ -312,9 +314,21 @@ class GateSettings(Settings):
         "training views: crop (random crop, flip) or none",
         choices=("crop", "none"),
     )
-    epochs: int = setting(20, "epochs", at_least=0, at_most=100_000)
+    warmup: str = setting(
+        "cache",
+        "on images: warm-up learns from the frozen trunk's features of the centre "
+        "view, computed once, or from new views in every epoch",
+        choices=("cache", "views"),
+    )
+    warmup_epochs: int = setting(
+        15, "epochs of all but the trunk of a gate on images, which is frozen",
+        at_least=0, at_most=100_000,
+    )  # fmt: skip
+    epochs: int = setting(5, "epochs of all layers", at_least=0, at_most=100_000)
     batch_size: int = setting(256, "images a step", at_least=1, at_most=1_000_000)
-    lr: float = setting(0.001, "learning rate at the start", above=0)
+    warmup_lr: float = setting(0.01, "learning rate at the start of warm-up", above=0)
+    warmup_lr_end: float = setting(0.001, "and at its end", above=0)
+    lr: float = setting(0.001, "learning rate when all layers learn", above=0)
     lr_end: float = setting(0.0001, "and at the end (exponential decay)", above=0)
     momentum: float = setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = setting(0.0005, "L2 of all layers", at_least=0)

@@ -25,7 +25,6 @@ from deepme.config import (
     FlatSettings,
     GateSettings,
     MachineSettings,
-    NetworkSettings,
 )
 from deepme.costs import network_cost
 from deepme.inference import load_network
@@ -213,9 +212,11 @@ def _head_alone(trained: Expert) -> FlatSettings:
 def _going_on(cls: type[SettingsT], trained: Expert, share: float) -> SettingsT:
     recorded = trained.origin.header.settings
     found: Any = _recorded(cls, recorded | {"weights": "before"})
-    if issubclass(cls, NetworkSettings):
-        found = replace(found, warmup_epochs=0)
-    return replace(found, epochs=_fewer(found.epochs, share))  # type: ignore[no-any-return]
+    epochs = found.epochs
+    if cls is GateSettings and found.input != "images":
+        # Nothing of it was frozen in warm-up.
+        epochs += found.warmup_epochs
+    return replace(found, warmup_epochs=0, epochs=_fewer(epochs, share))  # type: ignore[no-any-return]
 
 
 def _recorded(cls: type[SettingsT], recorded: dict[str, Any]) -> SettingsT:

@@ -84,7 +84,7 @@ def build_gate(
     groups: Groups,
     image_size: int,
     weights: str,
-) -> nn.Module:
+) -> Network | FeatureGate:
     """Build the gate's network, on images or on what other networks make of them.
 
     A learned temperature is a parameter of it, ``log_temperature`` (T,), that its own
@@ -115,7 +115,7 @@ def blank_gate(
     widths: Sequence[int],
     image_size: int,
     weights: str = "none",
-) -> nn.Module:
+) -> Network | FeatureGate:
     """Build a gate's network, as for `build_gate`.
 
     Args:
@@ -125,7 +125,7 @@ def blank_gate(
         image_size: pixels a side.
         weights: of the backbone: hub, none, or a local file.
     """
-    gate: nn.Module
+    gate: Network | FeatureGate
     if settings.input == "images":
         gate = create_network(
             settings.backbone,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepme.artifacts.groups import Groups
 from deepme.artifacts.split import SUBSETS
 from deepme.asking import num_passes
-from deepme.config import AttentionSettings, NetworkSettings
+from deepme.config import AttentionSettings, GateSettings, NetworkSettings
 from deepme.devices import choose_compute
 from deepme.errors import InputError
 from deepme.experts import slots_of
@@ -219,6 +219,13 @@ class _Counter:
             val = self._images("val") if settings.learn_from == "train" else 0
             learned = self._images(settings.learn_from)
             work += self._by_gate(learned, val).times(settings.epochs)
+            if _cached(settings):
+                work += self._by_gate(0, self._images(*seen))
+                work += _Work(heads=learned + val).times(settings.warmup_epochs)
+                disk += self._features(*seen)
+            else:
+                warm_up = self._by_gate(0, learned + val)
+                work += warm_up.times(settings.warmup_epochs)
         elif settings.input == "flat":
             work += _Work(asked=self._images(*seen))
             disk += self._outputs_of_all(*seen) + self._features(*seen)
@@ -334,7 +341,7 @@ class _Counter:
         )
 
 
-def _cached(settings: NetworkSettings | AttentionSettings) -> bool:
+def _cached(settings: NetworkSettings | GateSettings | AttentionSettings) -> bool:
     return settings.warmup == "cache" and settings.warmup_epochs > 0
 
 

@@ -54,8 +54,9 @@ class System:
 _PLAIN = {"lambda2": 0.0, "lambda3": 0.0}
 """Cross-entropy alone, with λ₁."""
 
-_PAPER_GATE = RECIPES["paper"]["train-gate"]
-"""The loss of Eq. 4, whose terms are taken away one by one."""
+_TERMS = ("selection", "relevance", "consistency", "margin", "likelihood")
+_PAPER_GATE = {name: RECIPES["paper"]["train-gate"][name] for name in _TERMS}
+"""The loss of Eq. 4, whose terms are taken away one by one; all have one budget."""
 
 SYSTEMS = {
     "vgg16-ext": System(label="VGG16-Ext (one flat network)", fusion="flat"),

@@ -42,7 +42,7 @@ _COMMANDS = {
     "selection.json": "deepme cluster --select",
     "split.h5": "deepme split --data IMAGES",
     "flat": "deepme train-flat",
-    "features": "deepme train-expert --warmup cache",
+    "features": "deepme train-gate",
     "gate": "deepme train-gate",
     "routing.json": "deepme route",
     "attention": "deepme train-attention",
@@ -160,6 +160,8 @@ class Workspace:
             return f"deepme train-expert --group {int(parts[1])}"
         if parts[0] == "outputs":
             return "deepme evaluate" if parts[1] == "test" else "deepme train-gate"
+        if parts[0] == "features" and "-" in parts[1]:
+            return "deepme train-attention"
         return _COMMANDS[parts[0]]
 
     def similarity(self) -> Similarity:

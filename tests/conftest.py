@@ -82,7 +82,8 @@ lr-end = 0.01
 
 [train-gate]
 weights = "none"
-epochs = 2
+warmup-epochs = 1
+epochs = 1
 batch-size = 16
 lr = 0.05
 lr-end = 0.01

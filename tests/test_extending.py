@@ -237,11 +237,11 @@ class TestGatesThatSeeNoImages:
 
     def gate_went_on(self, old: Workspace, new: Workspace) -> None:
         first, second = old.gate(), new.gate()
-        assert len(second.training.history) == 1  # 0.35 of four
+        assert len(second.training.history) == 2  # 0.35 of five, one of warm-up
         assert second.origin.header.settings["weights"] == "before"
         one, two = (load_file(gate.weights) for gate in (first, second))
         changed = np.abs(two["hidden.weight"] - one["hidden.weight"]).max()
-        assert 0 < changed < 0.1 * np.abs(one["hidden.weight"]).max()
+        assert 0 < changed < 0.5 * np.abs(one["hidden.weight"]).max()
 
     def test_the_flat_network_learns_them_before_a_gate_on_it(
         self, invoke, old, tiny_config, new_images, tmp_path

@@ -40,7 +40,7 @@ def recipe() -> Recipe:
     return replace(
         whole,
         expert=replace(whole.expert, warmup_epochs=2, epochs=3, weights="none"),
-        gate=replace(whole.gate, epochs=4, weights="none"),
+        gate=replace(whole.gate, warmup_epochs=0, epochs=4, weights="none"),
         evaluate=replace(whole.evaluate, fusion=("gate",)),
     )
 
@@ -149,6 +149,20 @@ def test_what_a_gate_keeps_on_disk(workspace, recipe, input, flat, features):
     logits = sum(4 * count + 1 for count in classes) + flat * (4 * 12 + 1)
     kept = images * (logits + features * (2 * SPEED.features + 1))
     assert stages(found)["train-gate"].disk == kept + 3 * SPEED.weights
+
+
+def test_a_gates_frozen_trunk_is_asked_once_or_in_every_epoch(workspace, recipe):
+    plain = stages(plan(recipe, workspace))["train-gate"]
+    for warmup, asked, kept in (("cache", 1, 1), ("views", 10, 0)):
+        gate = replace(recipe.gate, warmup=warmup, warmup_epochs=10)
+        found = plan(replace(recipe, gate=gate), workspace)
+        images = found.images["train"] + found.images["val"]
+        warm = stages(found)["train-gate"]
+        assert warm.passes - plain.passes == asked * images
+        assert warm.disk - plain.disk == kept * images * (2 * SPEED.features + 1)
+        heads = 10 * images / SPEED.head if kept else 0
+        seconds = asked * images * (1 / SPEED.forward + 1 / SPEED.loading)
+        assert warm.seconds - plain.seconds == pytest.approx(seconds + heads)
 
 
 def test_a_gate_on_smaller_images_computes_less_and_loads_the_same(workspace, recipe):

@@ -48,6 +48,8 @@ class TestPaths:
             ("experts/12/weights.safetensors", "deepme train-expert --group 12"),
             ("outputs/train/01.h5", "deepme train-gate"),
             ("outputs/test/01.h5", "deepme evaluate"),
+            ("features/train.h5", "deepme train-gate"),
+            ("features/val-01.h5", "deepme train-attention"),
             ("gate/training.json", "deepme train-gate"),
             ("evaluation/deepme.json", "deepme evaluate"),
         ],
@@ -62,7 +64,7 @@ class TestPaths:
     def test_all_files_of_a_finished_workspace_are_known(self, workspace: Workspace):
         files = [path for path in workspace.root.rglob("*.*") if path.is_file()]
         artifacts = [path for path in files if path.name[0] != "."]
-        assert len(artifacts) == 37
+        assert len(artifacts) == 39
         for path in artifacts:
             if path.parent.name != "figures":
                 assert workspace.command_for(path).startswith("deepme ")

@@ -42,7 +42,7 @@ class Share(NamedTuple):
     of: int
 
 
-WHOLE = Share(0, 1)
+WHOLE: Share = Share(0, 1)
 
 
 class Sample(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from deepme.artifacts.expert import SCHEMA, Expert, Training
 from deepme.artifacts.groups import Groups
+from deepme.artifacts.origin import Origin
 from deepme.artifacts.split import Split
 from deepme.config import GateSettings, MachineSettings
 from deepme.core.mixture import Members
@@ -20,6 +22,7 @@ from deepme.images.keeping import room_for
 from deepme.images.loading import ImageDataset
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import build_gate
+from deepme.networks import FeatureGate, Network
 from deepme.outputs import outputs_of_experts, outputs_of_flat
 from deepme.progress import note
 from deepme.storage.atomic import remove
@@ -30,6 +33,7 @@ from deepme.training.gate import GateImages, GateTask
 from deepme.training.loop import fit
 from deepme.training.record import identifying_settings, save_result, versions
 from deepme.training.run import Run, Stage
+from deepme.training.warmup import FrozenFeatures, features_of_trunk
 from deepme.workspace import Workspace
 
 
@@ -83,6 +87,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
             note(f"the gate is up to date: {path}")
             return path
         torch.manual_seed(settings.seed)
+        network = build_gate(settings, workspace, groups, first.image_size, weights)
         task = _task(
             settings,
             machine,
@@ -91,8 +96,19 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
             split=split,
             train=train,
             val=val,
-            network=build_gate(settings, workspace, groups, first.image_size, weights),
+            network=network,
             image_size=first.image_size,
+            frozen=_frozen(
+                settings,
+                machine,
+                compute,
+                identity,
+                network,
+                first.image_size,
+                sources,
+                workspace,
+                split,
+            ),
         )
         training = _run_of(settings, machine, task, checkpoint, identity)
         fit(training)
@@ -138,6 +154,40 @@ def _images(
     return GateImages.of(split.images, split.rows(subset), outputs, flat=flat)
 
 
+def _frozen(
+    settings: GateSettings,
+    machine: MachineSettings,
+    compute: Compute,
+    identity: Header,
+    network: Network | FeatureGate,
+    image_size: int,
+    sources: Sequence[Origin],
+    workspace: Workspace,
+    split: Split,
+) -> FrozenFeatures | None:
+    """The features of the gate's own trunk, for warm-up."""
+    if not isinstance(network, Network) or settings.warmup != "cache":
+        return None
+    if not settings.warmup_epochs:
+        return None
+    trunk = {key: identity.settings[key] for key in ("backbone", "weights")}
+    trunk["image_size"] = image_size
+    if settings.shrink > 1:
+        trunk["shrink"] = settings.shrink
+    if settings.weights == "none":
+        trunk["seed"] = settings.seed
+    return features_of_trunk(
+        network,
+        trunk,
+        sources,
+        workspace,
+        split,
+        compute=compute,
+        machine=machine,
+        learn_from=settings.learn_from,
+    )
+
+
 def _task(
     settings: GateSettings,
     machine: MachineSettings,
@@ -147,8 +197,9 @@ def _task(
     split: Split,
     train: GateImages,
     val: GateImages,
-    network: nn.Module,
+    network: Network | FeatureGate,
     image_size: int,
+    frozen: FrozenFeatures | None,
 ) -> GateTask:
     if not train.readable.any():
         raise InputError("no readable training image is left for the gate")
@@ -181,6 +232,7 @@ def _task(
         ),
         unreadable=UnreadableImages(split.images, num_images, skip, machine.max_bad),
         workers=machine.workers,
+        frozen=frozen,
     )
 
 
@@ -191,13 +243,19 @@ def _run_of(
     checkpoint: Path,
     identity: Header,
 ) -> Run:
-    stage = Stage(
+    warmup = Stage(
+        name="warmup",
+        epochs=settings.warmup_epochs,
+        lr=settings.warmup_lr,
+        lr_end=settings.warmup_lr_end,
+    )
+    whole = Stage(
         name="gate", epochs=settings.epochs, lr=settings.lr, lr_end=settings.lr_end
     )
     return Run(
         label="gate",
         task=task,
-        stages=(stage,),
+        stages=(warmup, whole),
         unreadable=task.unreadable,
         checkpoint=checkpoint,
         identity=identity,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepme.artifacts.origin import Origin
 from deepme.artifacts.outputs import Outputs
@@ -34,7 +34,9 @@ from deepme.images.loading import (
 )
 from deepme.images.unreadable import UnreadableImages
 from deepme.inference import temperature_of
+from deepme.networks import FeatureGate, Network
 from deepme.training.run import Loss, Stage
+from deepme.training.warmup import FrozenFeatures
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,13 @@ class GateTask:
         members: the classes of the experts, on the device.
         unreadable: the policy for bad images.
         workers: processes that decode.
+        frozen: the trunk's features for warm-up, where they are cached.
     """
 
     def __init__(
         self,
         settings: GateSettings,
-        network: nn.Module,
+        network: Network | FeatureGate,
         compute: Compute,
         *,
         train: GateImages,
@@ -147,12 +150,14 @@ class GateTask:
         members: Members,
         unreadable: UnreadableImages,
         workers: int,
+        frozen: FrozenFeatures | None = None,
     ) -> None:
         """Keep to the images that every expert could read."""
         self.settings, self.compute, self.workers = settings, compute, workers
-        self.network = network.to(compute.device)
+        self.network: Network | FeatureGate = network.to(compute.device)
         self.train, self.val, self.dataset = train, val, dataset
         self.members, self.unreadable = members, unreadable
+        self.frozen, self.in_warmup = frozen, False
         self.positions = np.flatnonzero(train.readable)
         self.steps_per_epoch = -(-len(self.positions) // settings.batch_size)
         self.weights = GateLossWeights(
@@ -172,15 +177,28 @@ class GateTask:
 
     @property
     def is_cached(self) -> bool:
-        """Whether the gate learns from what other networks' caches hold."""
-        return self.settings.input != "images"
+        """Whether the stage learns from what caches hold, and decodes no image."""
+        return self.settings.input != "images" or self._from_trunk
+
+    @property
+    def _from_trunk(self) -> bool:
+        """Whether the stage learns from its own frozen trunk's cached features."""
+        return self.frozen is not None and self.in_warmup
 
     def start(self, stage: Stage) -> list[dict[str, Any]]:
-        """Train all layers in the gate's one stage."""
+        """Warm-up trains all but a trunk, where there is one; then all layers."""
+        self.in_warmup = stage.name == "warmup"
         self.network.train()
+        if isinstance(self.network, Network):
+            trunk = self.network.trunk
+            trunk.train(not self.in_warmup).requires_grad_(not self.in_warmup)
         return [
             {
-                "params": self.network.parameters(),
+                "params": [
+                    weight
+                    for weight in self.network.parameters()
+                    if weight.requires_grad
+                ],
                 "momentum": self.settings.momentum,
                 "weight_decay": self.settings.weight_decay,
             }
@@ -189,8 +207,12 @@ class GateTask:
     def batches(self, epochs: range, first_step: int) -> Iterator[Batch]:
         """Stream training views, or the cached features."""
         size, seed = self.settings.batch_size, self.settings.seed
+        rows = self.train.rows[self.positions]
+        if self.frozen and self._from_trunk:
+            return self.frozen.training_batches(
+                rows, size, seed=seed, epochs=epochs, first_step=first_step
+            )
         if self.settings.input == "images":
-            rows = self.train.rows[self.positions]
             return training_batches(
                 self.dataset,
                 rows,
@@ -216,9 +238,7 @@ class GateTask:
     def loss(self, batch: Batch) -> Loss:
         """Compute Eq. 4 with the experts' cached outputs."""
         labels_B = batch.labels.to(self.compute.device)
-        with self.compute.autocast():
-            gate_logits_BT, _ = self.network(batch.inputs.to(self.compute.device))
-        gate_logits_BT = gate_logits_BT.float()
+        gate_logits_BT = self._forward(batch).float()
         positions = np.searchsorted(self.train.rows, batch.rows.numpy())
         expert_logits = [
             logits_BC.to(self.compute.device)
@@ -236,6 +256,16 @@ class GateTask:
         )
         return Loss(total, parts, self._right_groups(gate_logits_BT, labels_B))
 
+    def _forward(self, batch: Batch) -> Tensor:
+        """Logits (B, T) of what the gate sees, or of its trunk's features of it."""
+        inputs = batch.inputs.to(self.compute.device)
+        with self.compute.autocast():
+            if isinstance(self.network, Network) and self._from_trunk:
+                logits_BT, _ = self.network.of_features(inputs)
+            else:
+                logits_BT, _ = self.network(inputs)
+        return logits_BT
+
     def _right_groups(self, gate_logits_BT: Tensor, labels_B: Tensor) -> Tensor:
         """For how many images the most trusted expert holds the true class."""
         chosen_B1 = gate_logits_BT.argmax(dim=1, keepdim=True)
@@ -252,7 +282,16 @@ class GateTask:
             return None
         self.network.eval()
         correct = 0
-        batches = gate_batches(
+        for batch in self._validation_batches(positions):
+            labels_B = batch.labels.to(self.compute.device)
+            correct += int(self._right_groups(self._forward(batch), labels_B))
+        return correct / len(positions)
+
+    def _validation_batches(self, positions: NDArray[np.int64]) -> Iterator[Batch]:
+        if self.frozen and self._from_trunk:
+            rows = self.val.rows[positions]
+            return self.frozen.validation_batches(rows, self.settings.batch_size)
+        return gate_batches(
             self.val,
             positions,
             self.settings,
@@ -260,12 +299,6 @@ class GateTask:
             self.workers,
             members=self.members.to(torch.device("cpu")),
         )
-        for batch in batches:
-            with self.compute.autocast():
-                logits_BT, _ = self.network(batch.inputs.to(self.compute.device))
-            labels_B = batch.labels.to(self.compute.device)
-            correct += int(self._right_groups(logits_BT, labels_B))
-        return correct / len(positions)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing beside the network."""

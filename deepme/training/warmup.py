@@ -136,14 +136,49 @@ def frozen_features(
     network = create_network(
         settings.backbone, 1, weights=weights, image_size=settings.image_size
     )
-    origin = {key: recorded[key] for key in ("backbone", "image_size", "weights")}
+    trunk = {key: recorded[key] for key in ("backbone", "image_size", "weights")}
+    return features_of_trunk(
+        network, trunk, sources, workspace, split, compute=compute, machine=machine
+    )
+
+
+def features_of_trunk(
+    network: Network,
+    trunk: dict[str, Any],
+    sources: Sequence[Origin],
+    workspace: Workspace,
+    split: Split,
+    *,
+    compute: Compute,
+    machine: MachineSettings,
+    learn_from: str = "train",
+) -> FrozenFeatures:
+    """Load a trunk's features of all images; compute what is missing or stale.
+
+    There is room for those of one trunk: who comes with another replaces them.
+
+    Args:
+        network: with the trunk.
+        trunk: what its features depend on, as recorded; ``image_size`` is the pixels a
+            side that the network is given.
+        sources: artifacts that its weights come from.
+        workspace: that the cache belongs to.
+        split: the images.
+        compute: the device.
+        machine: workers, and the policy for unreadable images.
+        learn_from: the subset whose images are trained on.
+
+    Raises:
+        EnvironmentFault: the disk has no room for it.
+        InputError: an unreadable image, by the policy.
+    """
     files = {
         subset: NewFeatures(
             path=workspace.features_path(subset),
-            header=_header(subset, origin, sources, workspace, split, compute),
+            header=_header(subset, trunk, sources, workspace, split, compute),
             shape=(len(split.rows(subset)), network.head.in_features),
         )
-        for subset in SUBSETS
+        for subset in dict.fromkeys((learn_from, "val"))
     }
     # One at a time fills it; whoever comes meanwhile waits and then finds it.
     lock = workspace.lock(workspace.root / "features", patient=True)
@@ -155,11 +190,12 @@ def frozen_features(
                     [file],
                     subset,
                     split,
-                    settings.image_size,
+                    trunk["image_size"],
                     compute,
                     machine,
                 )
-    return _loaded({subset: [file] for subset, file in files.items()}, split)
+        # Read before anyone with another trunk replaces them.
+        return _loaded({"train": [files[learn_from]], "val": [files["val"]]}, split)
 
 
 def features_of_experts(
@@ -238,7 +274,10 @@ def _loaded(files: dict[str, list[NewFeatures]], split: Split) -> FrozenFeatures
         subset: [load_features(file.path, *file.shape) for file in of_trunks]
         for subset, of_trunks in files.items()
     }
-    rows = {subset: split.rows(subset) for subset in SUBSETS}
+    rows = {
+        subset: split.rows(of_trunks[0].header.settings["subset"])
+        for subset, of_trunks in files.items()
+    }
     return FrozenFeatures(rows, features, split.images.label)
 
 

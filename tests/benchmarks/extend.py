@@ -51,6 +51,7 @@ lr-end = 0.0005
 
 [train-gate]
 GATE
+warmup-epochs = 0
 batch-size = 64
 
 [train-attention]

@@ -8,20 +8,25 @@ experts with their first weights: speed does not depend on what they have learne
 features, and a network on images as large as an expert; and that network once more on
 images of half the pixels a side (`--shrink 2`), and for experts that are eight times as
 large (vgg_medium). *cached* is what the command does: the experts are asked once, and
-what they said is read from disk. *anew* has the same loop, loader, images kept in
-memory, loss and order of images, but runs the 15 networks (and the flat one, where the
-gate sees it) on each batch. Both see centre views, so both must come to the same
-losses, but for features, which a cache has in half precision:
-``largest_difference_of_losses`` is how far those of an epoch lie apart, as a share.
+what they said is read from disk; in warm-up so is what the gate's own frozen trunk made
+of the images. *anew* has the same loop, loader, images kept in memory, loss and order
+of images, but runs the 15 networks (and the flat one, where the gate sees it, and the
+gate's trunk) on each batch. Both see centre views, so both must come to the same
+losses, but for features, which a cache has in half precision, be they the experts' or
+in warm-up the gate's own: ``largest_difference_of_losses`` is how far those of an epoch
+lie apart, as a share.
 
 Each training is a process of its own on one thread, and both ways take turns. All
-seconds are of the processor and medians of the rounds. An epoch is one after the first,
-which decodes the images where a gate sees them. A whole training counts that as well,
-and what comes before: *anew* loads the experts, *cached* makes the outputs, for which
-one pass over the images asks all networks. That of 20 epochs is not run, but reckoned
-from these. A gate on images pays its own pass, forward and backward, in both
-ways: with networks as large as its own (15 + 3) / 3 = 6 is the most that there can be,
-with images of half the side (15 + 3/4) / (3/4) = 21.
+seconds are of the processor and medians of the rounds. There are three epochs of
+warm-up and three of all layers; an epoch is one after the first of them, which decodes
+the images where a gate sees them. *training* is all epochs of the default schedule of
+`train-gate`, reckoned from these two. *whole* counts the decoding as well, and what
+comes before: *anew* loads the experts, *cached* makes the outputs, for which one pass
+over the images asks all networks, and the trunk's features.
+
+A gate on images pays its own pass, forward and backward, in both ways wherever all of
+its layers learn: with networks as large as its own (15 + 3) / 3 = 6 is the most that an
+epoch can gain, with images of half the side (15 + 3/4) / (3/4) = 21.
 Writes docs/benchmarks/gate-cache.json.
 """
 
@@ -41,12 +46,14 @@ from typing import Any, ClassVar
 from pictures import deepme, write_classes, write_pictures
 from recording import measure, record
 
+from deepme.config import GateSettings
+
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 BACKBONE, SIZE, BATCH = "vgg_tiny", 32, 64
 """The backbone of every gate on images."""
 
 CLASSES, IMAGES, GROUPS = 60, 40, 15
-EPOCHS, USUAL_EPOCHS, ROUNDS = 3, 20, 2
+EPOCHS, ROUNDS = 3, 2
 INPUTS, WAYS = ("flat", "features", "images"), ("cached", "anew")
 GATES = {
     "gate on flat": ("flat", BACKBONE, 1),
@@ -56,6 +63,9 @@ GATES = {
     "gate on images, an eighth of an expert": ("images", "vgg_medium", 1),
 }
 """What a gate sees, the experts' backbone, and by what it divides an image's sides."""
+
+SCHEDULE = {"warm-up": "warmup_epochs", "all layers": "epochs"}
+"""The stages and the settings that say how long they are."""
 
 CONFIG = f"""\
 [cluster]
@@ -109,7 +119,7 @@ def train(workspace: Path, input: str, shrink: int, way: str) -> None:
     import torch
 
     from deepme.artifacts.expert import load_training
-    from deepme.config import GateSettings, MachineSettings
+    from deepme.config import MachineSettings
     from deepme.steps import train_gate
     from deepme.workspace import Workspace
 
@@ -121,6 +131,8 @@ def train(workspace: Path, input: str, shrink: int, way: str) -> None:
         shrink=shrink,
         weights="none",
         augment="none",
+        warmup="views" if way == "anew" else "cache",
+        warmup_epochs=EPOCHS,
         epochs=EPOCHS,
         batch_size=BATCH,
         lr=0.01,
@@ -128,6 +140,7 @@ def train(workspace: Path, input: str, shrink: int, way: str) -> None:
     seconds = {"outputs": 0.0, "load": 0.0, "fit": 0.0}
     timed(train_gate, "outputs_of_experts", seconds, "outputs")
     timed(train_gate, "outputs_of_flat", seconds, "outputs")
+    timed(train_gate, "features_of_trunk", seconds, "outputs")
     timed(train_gate, "fit", seconds, "fit")
     ends: list[float] = []
     train_gate.GateTask.end_epoch = lambda _: ends.append(time.process_time())
@@ -136,9 +149,13 @@ def train(workspace: Path, input: str, shrink: int, way: str) -> None:
     path = train_gate.run(settings, machine, Workspace(workspace))
     history = load_training(path, "gate").training.history
     losses = [epoch.losses["total"] for epoch in history]
-    later = (ends[-1] - ends[0]) / (EPOCHS - 1)
-    first = seconds.pop("fit") - (EPOCHS - 1) * later
-    print(json.dumps({**seconds, "first": first, "later": later, "losses": losses}))
+    # Each stage's epochs after its first, which decodes the images if the stage does.
+    warm, whole = (
+        (ends[start + EPOCHS - 1] - ends[start]) / (EPOCHS - 1) for start in (0, EPOCHS)
+    )
+    decoding = seconds.pop("fit") - EPOCHS * (warm + whole)
+    found = {"warm-up": warm, "all layers": whole, "decoding": decoding}
+    print(json.dumps({**seconds, **found, "losses": losses}))
 
 
 def timed(module: Any, name: str, seconds: dict[str, float], part: str) -> None:
@@ -226,9 +243,8 @@ def run(
     workspace: Path, input: str, shrink: int, way: str, *, outputs: bool
 ) -> dict[str, Any]:
     """Train in a process of its own, from nothing or with the outputs there."""
-    shutil.rmtree(workspace / "gate", ignore_errors=True)
-    if not outputs:
-        shutil.rmtree(workspace / "outputs", ignore_errors=True)
+    for made in ["gate"] if outputs else ["gate", "outputs", "features"]:
+        shutil.rmtree(workspace / made, ignore_errors=True)
     command = [sys.executable, __file__, "--workspace", str(workspace)]
     asked = ["--input", input, "--shrink", str(shrink), "--way", way]
     return json.loads(measure([*command, *asked])[1])
@@ -239,45 +255,34 @@ def measure_round(workspace: Path, input: str, shrink: int) -> dict[str, Any]:
     cached = run(workspace, input, shrink, "cached", outputs=False)
     anew = run(workspace, input, shrink, "anew", outputs=True)
 
-    def ratio(epochs: int) -> float:
-        slow = anew["load"] + anew["first"] + (epochs - 1) * anew["later"]
-        quick = cached["outputs"] + cached["first"] + (epochs - 1) * cached["later"]
-        return slow / quick
-
     apart = [
         abs(a - b) / b for a, b in zip(cached["losses"], anew["losses"], strict=True)
     ]
+    quick, slow = training(cached), training(anew)
     return {
-        "cached": cached["later"],
-        "anew": anew["later"],
-        "outputs": cached["outputs"],
-        "epoch": anew["later"] / cached["later"],
-        "whole": ratio(EPOCHS),
-        "whole_20": ratio(USUAL_EPOCHS),
-        "largest": max(apart),
+        "outputs_made_once_s": cached["outputs"],
+        **{f"cached_{stage}_epoch_s": cached[stage] for stage in SCHEDULE},
+        **{f"anew_{stage}_epoch_s": anew[stage] for stage in SCHEDULE},
+        **{f"{stage}_epoch": anew[stage] / cached[stage] for stage in SCHEDULE},
+        "training": slow / quick,
+        "whole": (slow + anew["load"] + anew["decoding"])
+        / (quick + cached["outputs"] + cached["decoding"]),
+        "largest_difference_of_losses": max(apart),
     }
+
+
+def training(found: dict[str, Any]) -> float:
+    """Seconds of all epochs of the default schedule."""
+    usual = GateSettings()
+    epochs = {stage: getattr(usual, name) for stage, name in SCHEDULE.items()}
+    return sum(number * found[stage] for stage, number in epochs.items())
 
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The medians of the rounds."""
-    middle = {
-        name: statistics.median(found[name] for found in rounds) for name in rounds[0]
-    }
-    ratios = [found["epoch"] for found in rounds]
-    images = CLASSES * IMAGES
-    return {
-        "outputs_made_once_s": middle["outputs"],
-        "cached_epoch_s": middle["cached"],
-        "anew_epoch_s": middle["anew"],
-        "cached_images_a_second": images / middle["cached"],
-        "anew_images_a_second": images / middle["anew"],
-        "epoch_is_times_as_fast": middle["epoch"],
-        "least": min(ratios),
-        "most": max(ratios),
-        f"whole_of_{EPOCHS}_epochs_is_times_as_fast": middle["whole"],
-        f"whole_of_{USUAL_EPOCHS}_epochs_is_times_as_fast": middle["whole_20"],
-        "largest_difference_of_losses": max(found["largest"] for found in rounds),
-    }
+    """The medians of the rounds; of the training also the ends."""
+    found = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    ratios = [one["training"] for one in rounds]
+    return found | {"least": min(ratios), "most": max(ratios)}
 
 
 def main() -> None:
@@ -313,7 +318,8 @@ def main() -> None:
                 "images": CLASSES * IMAGES,
                 "experts": GROUPS,
                 "batch_size": BATCH,
-                "epochs": EPOCHS,
+                "epochs_of_each_stage": EPOCHS,
+                "usual_epochs": [getattr(GateSettings(), n) for n in SCHEDULE.values()],
                 "threads": 1,
                 "rounds": ROUNDS,
             },

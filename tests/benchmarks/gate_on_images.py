@@ -1,16 +1,19 @@
-"""Measure what a gate on images loses where it sees them smaller.
+"""Measure gates on images: after a warm-up or without one, and on smaller images.
 
-    python tests/benchmarks/gate_shrink.py WORKSPACE...
+    python tests/benchmarks/gate_on_images.py WORKSPACE...
 
 Each WORKSPACE is a finished mixture with a flat network, from whose trunk every gate
 starts; it stays as it is. Gates are trained that see the images as the experts do, or
-with half the pixels a side (a quarter of the cost), as long or twice as long. Writes
-docs/benchmarks/gate-shrink.json.
+with half the pixels a side (a quarter of the cost): all layers from the first epoch, or
+after a warm-up of the head alone on the trunk's cached features. With ``--trunk`` they
+start from another network's, of other classes for instance. Points are those ahead of
+the first gate. Writes docs/benchmarks/gate-on-images.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 from statistics import fmean, stdev
@@ -23,29 +26,39 @@ from deepme.workspace import Workspace
 
 PACKAGES = ("deepme", "torch", "torchvision", "timm")
 GATES = {
-    "as the experts see them": (1, 4),
-    "half the side": (2, 4),
-    "half the side, twice the epochs": (2, 8),
+    "4 epochs": (1, 0, 4),
+    "20 epochs": (1, 0, 20),
+    "warm-up alone": (1, 20, 0),
+    "warm-up, then 2 epochs": (1, 20, 2),
+    "warm-up, then 4 epochs": (1, 20, 4),
+    "half the side": (2, 0, 4),
+    "half the side, warm-up, then 2 epochs": (2, 20, 2),
 }
-"""What it divides an image's sides by, and its epochs."""
+"""What it divides an image's sides by, epochs of warm-up, and epochs of all layers."""
 
 SCHEDULE = (
-    *("--weights", "flat", "--batch-size", 64, "--lr", 0.02, "--lr-end", 0.0002),
+    *("--batch-size", 64, "--lr", 0.02, "--lr-end", 0.0002),
+    *("--warmup-lr", 0.1, "--warmup-lr-end", 0.001),
     *("--device", "cpu", "--workers", 0, "--threads", 1),
 )
 LINKED = ("*.h5", "*.json", "flat/*", "experts/*/*", "outputs/*/*")
 
 
-def trial(finished: Workspace, number: int, root: Path) -> list[dict[str, Any]]:
+def trial(
+    finished: Workspace, number: int, root: Path, trunk: str
+) -> list[dict[str, Any]]:
     """A row for each gate of a mixture."""
     copy = Workspace(root)
     copy.adopt(finished, *LINKED)
     groups = copy.groups()
     split = copy.split(groups.origin)
     rows = []
-    for name, (shrink, epochs) in GATES.items():
-        shape = ("--shrink", shrink, "--epochs", epochs)
-        _, seconds = command("train-gate", "-w", root, *shape, *SCHEDULE)
+    for name, (shrink, warmup, epochs) in GATES.items():
+        shape = ("--shrink", shrink, "--weights", trunk)
+        length = ("--warmup-epochs", warmup, "--epochs", epochs)
+        # A cache that another gate has left would make this one cheaper.
+        shutil.rmtree(root / "features", ignore_errors=True)
+        _, seconds = command("train-gate", "-w", root, *shape, *length, *SCHEDULE)
         ((result,), _) = command("evaluate", "-w", root, "--device", "cpu")
         rows.append(
             {
@@ -84,14 +97,20 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workspaces", type=Path, nargs="+")
+    parser.add_argument("--trunk", default="flat", help="flat, or a weights file")
+    parser.add_argument("--name", default="gate-on-images", help="of the record")
+    options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for number, path in enumerate(parser.parse_args().workspaces, start=1):
+    for number, path in enumerate(options.workspaces, start=1):
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            rows += trial(Workspace(path), number, Path(folder) / "workspace")
+            root = Path(folder) / "workspace"
+            rows += trial(Workspace(path), number, root, options.trunk)
         print(*rows[-len(GATES) :], sep="\n")
+    trunk = "" if options.trunk == "flat" else " --trunk WEIGHTS"
+    name = "" if options.name == "gate-on-images" else f" --name {options.name}"
     record(
-        "gate-shrink",
-        command="python tests/benchmarks/gate_shrink.py WORKSPACE...",
+        options.name,
+        command=f"python tests/benchmarks/gate_on_images.py WORKSPACE...{trunk}{name}",
         packages=PACKAGES,
         figures={"runs": rows, "means": summary(rows)},
     )

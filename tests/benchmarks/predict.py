@@ -55,6 +55,7 @@ epochs = 0
 
 [train-gate]
 weights = "none"
+warmup-epochs = 0
 epochs = 0
 
 [machine]

@@ -30,10 +30,9 @@ CELLS = list(product(TRAININGS, PRECISIONS, (0, 2), PLACES))
 def trial_of(
     world: World, stage: str, folder: Path, precision: str, workers: int
 ) -> Trial:
-    # Four epochs in all: train-expert has one of warm-up before.
-    options = ["--group", "1", "--epochs", "3"]
-    options = options if stage == "train-expert" else ["--epochs", "4"]
-    options += ["--precision", precision, "--workers", str(workers)]
+    # Four epochs in all, one of them of warm-up.
+    options = ["--group", "1"] if stage == "train-expert" else []
+    options += ["--epochs", "3", "--precision", precision, "--workers", str(workers)]
     return Trial(world, stage, folder, *options, nested=bool(workers))
 
 

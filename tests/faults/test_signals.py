@@ -19,7 +19,7 @@ EACH = 25
 """Of each signal for each of two trainings."""
 EPOCHS = 5
 STEPS = 2
-"""Of an epoch; train-expert has one epoch before these."""
+"""Of an epoch; there is one epoch of warm-up before these."""
 CHECKPOINTS = {"train-expert": "experts/01", "train-gate": "gate"}
 
 
@@ -37,7 +37,7 @@ def test_stopped(
 ) -> None:
     options = ["--group", "1"] if stage == "train-expert" else []
     trial = Trial(world, stage, tmp_path, *options, "--epochs", str(EPOCHS))
-    total = (EPOCHS + (stage == "train-expert")) * STEPS
+    total = (1 + EPOCHS) * STEPS
     path = trial.root / CHECKPOINTS[stage] / "checkpoint.safetensors"
     rng = random.Random(f"{stage} {number}")
     for trial_number in range(EACH):

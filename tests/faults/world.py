@@ -32,7 +32,7 @@ MADE = {
     "cluster": ("memberships.h5", "groups.json"),
     "split": ("split.h5",),
     "train-expert": ("experts",),
-    "train-gate": ("gate", "outputs/train", "outputs/val"),
+    "train-gate": ("gate", "features", "outputs/train", "outputs/val"),
     "evaluate": ("calibration", "evaluation", "outputs/test"),
     "plot-accuracy": ("figures",),
 }
@@ -59,7 +59,8 @@ lr = 0.05
 lr-end = 0.01
 [train-gate]
 weights = "none"
-epochs = 2
+warmup-epochs = 1
+epochs = 1
 batch-size = 6
 lr = 0.05
 lr-end = 0.01

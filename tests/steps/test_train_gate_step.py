@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,10 +21,17 @@ from deepme.images import loading
 from deepme.images.reading import read_bytes
 from deepme.steps import evaluate
 from deepme.steps.train_gate import run
+from deepme.training import warmup
 from deepme.training.gate import GateTask
 from deepme.workspace import Workspace
 
-SETTINGS = {"weights": "none", "epochs": 1, "batch_size": 16, "lr": 0.05}
+SETTINGS = {
+    "weights": "none",
+    "warmup_epochs": 0,
+    "epochs": 1,
+    "batch_size": 16,
+    "lr": 0.05,
+}
 MACHINE = MachineSettings(device="cpu", workers=0)
 
 
@@ -281,6 +289,109 @@ def _must_not_run(*_: object) -> None:
     raise AssertionError("an expert was asked again")
 
 
+class TestWarmUp:
+    """All but the trunk learns, and the trunk is asked once."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_cached(self, workspace):
+        shutil.rmtree(workspace.root / "features")
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """How many images the trunk is asked about, call by call."""
+        calls: list[int] = []
+        real = warmup.answers
+
+        def counting(networks, images, rows, **rest):
+            calls.append(len(rows))
+            return real(networks, images, rows, **rest)
+
+        monkeypatch.setattr(warmup, "answers", counting)
+        return calls
+
+    def warm_up(self, workspace, **settings):
+        given = {"warmup_epochs": 3, "warmup_lr": 0.1, "epochs": 0} | settings
+        train(workspace, **given)
+        return load_file(workspace.gate().weights)
+
+    def rows(self, workspace, *subsets):
+        split = workspace.split(workspace.groups().origin)
+        return [len(split.rows(subset)) for subset in subsets]
+
+    def trunk_of(self, workspace):
+        with h5py.File(workspace.features_path("val")) as file:
+            return json.loads(file.attrs["deepme"])["settings"]
+
+    @pytest.mark.parametrize("temperature", ["one", "learned"])
+    def test_is_on_centre_views_in_half_precision(self, workspace, temperature):
+        cached = self.warm_up(workspace, temperature=temperature)
+        history = workspace.gate().training.history
+        assert [epoch.stage for epoch in history] == ["warmup"] * 3
+        views = {"warmup": "views", "augment": "none", "temperature": temperature}
+        plain = self.warm_up(workspace, **views)
+        moved = 0
+        for name, values in plain.items():
+            if name.startswith("trunk"):
+                torch.testing.assert_close(cached[name], values, atol=0, rtol=0)
+            else:
+                moved += 1
+                scale = float(values.abs().max())
+                torch.testing.assert_close(
+                    cached[name], values, atol=0.01 * scale, rtol=0
+                )
+        assert moved == (3 if temperature == "learned" else 2)
+        for ours, theirs in zip(
+            history, workspace.gate().training.history, strict=True
+        ):
+            assert ours.losses["total"] == pytest.approx(
+                theirs.losses["total"], rel=1e-3
+            )
+            assert ours.val_top1 == pytest.approx(theirs.val_top1, abs=0.1)
+
+    def test_asks_the_trunk_once(self, workspace, asked):
+        self.warm_up(workspace)
+        assert asked == self.rows(workspace, "train", "val")
+        self.warm_up(workspace, warmup_epochs=4)
+        assert len(asked) == 2
+        self.warm_up(workspace, seed=1)
+        assert len(asked) == 4
+
+    def test_shares_the_features_that_experts_have_warmed_up_with(
+        self, workspace, asked, invoke, tiny_config
+    ):
+        common = ("--config", tiny_config, "-w", workspace.root)
+        assert not invoke("train-flat", *common).code
+        warm = ("--weights", "flat", "--warmup", "cache")
+        assert not invoke("train-expert", "--group", 1, *warm, *common).code
+        assert len(asked) == 2
+        self.warm_up(workspace, weights="flat")
+        assert len(asked) == 2
+
+    def test_on_smaller_images_has_features_of_those(self, workspace, asked):
+        self.warm_up(workspace)
+        self.warm_up(workspace, shrink=2)
+        assert len(asked) == 4
+        assert self.trunk_of(workspace)["shrink"] == 2
+
+    def test_from_held_out_images_asks_about_no_other(self, workspace, asked):
+        self.warm_up(workspace, learn_from="val")
+        assert asked == self.rows(workspace, "val")
+        assert not workspace.features_path("train").exists()
+
+    def test_all_layers_learn_after_it(self, workspace):
+        warm = self.warm_up(workspace)
+        whole = self.warm_up(workspace, epochs=1)
+        stages = [epoch.stage for epoch in workspace.gate().training.history]
+        assert stages == ["warmup"] * 3 + ["gate"]
+        assert all(not torch.equal(whole[name], warm[name]) for name in warm)
+
+    def test_without_it_no_features_are_kept(self, workspace, asked):
+        train(workspace)
+        self.warm_up(workspace, input="features")
+        assert not asked
+        assert not (workspace.root / "features").exists()
+
+
 class TestRerun:
     def test_the_same_again_trains_nothing(self, workspace, capsys):
         path = train(workspace)
@@ -306,11 +417,17 @@ class TestRerun:
         assert train(workspace).read_bytes() == first
 
 
-@pytest.mark.parametrize("source", ["images", "features"])
+@pytest.mark.parametrize(
+    ("source", "warmup_epochs"), [("images", 0), ("images", 2), ("features", 1)]
+)
 def test_interrupted_and_continued_it_is_the_same_to_the_byte(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, source: str
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    warmup_epochs: int,
 ) -> None:
-    train(workspace, input=source, epochs=2)
+    settings = {"input": source, "warmup_epochs": warmup_epochs, "epochs": 2}
+    train(workspace, **settings)
     quiet = workspace.gate().weights.read_bytes()
     workspace.gate_path.unlink()
     loss, steps = GateTask.loss, iter(range(100))
@@ -322,9 +439,9 @@ def test_interrupted_and_continued_it_is_the_same_to_the_byte(
 
     monkeypatch.setattr(GateTask, "loss", interrupted_at_3)
     with pytest.raises(Interrupted):
-        train(workspace, input=source, epochs=2)
+        train(workspace, **settings)
     torch.manual_seed(99)
-    train(workspace, input=source, epochs=2)
+    train(workspace, **settings)
     assert workspace.gate().weights.read_bytes() == quiet
 
 
