@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,20 +56,24 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         Interrupted: stopped by a signal, with a checkpoint.
     """
     groups = workspace.groups()
-    split = workspace.split(groups.origin)
-    compute = choose_compute(machine, settings.precision)
     first = workspace.expert(1).training
+    if settings.backbone == "same":
+        settings = replace(settings, backbone=first.backbone)
+    given = _Given(
+        settings=settings,
+        machine=machine,
+        workspace=workspace,
+        groups=groups,
+        split=workspace.split(groups.origin),
+        compute=choose_compute(machine, settings.precision),
+        image_size=first.image_size,
+    )
     if settings.input == "flat":
         _require_size(workspace.flat(), first.image_size)
     path = workspace.gate_path
     weights, sources = first_weights(settings.weights, workspace, path)
-    if settings.backbone == "same":
-        settings = replace(settings, backbone=first.backbone)
     with workspace.lock():
-        train, val = (
-            _images(settings, machine, workspace, groups, split, subset, compute)
-            for subset in (settings.learn_from, "val")
-        )
+        train, val = given.images(settings.learn_from), given.images("val")
         if settings.learn_from == "val":
             # What it has learned by heart says nothing of it.
             val = replace(val, readable=np.zeros_like(val.readable))
@@ -86,30 +90,12 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
             remove(checkpoint)
             note(f"the gate is up to date: {path}")
             return path
+        if not train.readable.any():
+            raise InputError("no readable training image is left for the gate")
         torch.manual_seed(settings.seed)
         network = build_gate(settings, workspace, groups, first.image_size, weights)
-        task = _task(
-            settings,
-            machine,
-            compute,
-            groups=groups,
-            split=split,
-            train=train,
-            val=val,
-            network=network,
-            image_size=first.image_size,
-            frozen=_frozen(
-                settings,
-                machine,
-                compute,
-                identity,
-                network,
-                first.image_size,
-                sources,
-                workspace,
-                split,
-            ),
-        )
+        frozen = given.frozen(network, identity, sources)
+        task = given.task(network, train, val, frozen)
         training = _run_of(settings, machine, task, checkpoint, identity)
         fit(training)
         _save(workspace, path, groups, task, training, first.image_size)
@@ -128,112 +114,106 @@ def _require_size(flat: Expert, image_size: int) -> None:
         )
 
 
-def _images(
-    settings: GateSettings,
-    machine: MachineSettings,
-    workspace: Workspace,
-    groups: Groups,
-    split: Split,
-    subset: str,
-    compute: Compute,
-) -> GateImages:
-    outputs = outputs_of_experts(
-        workspace,
-        groups,
-        split,
-        subset,
-        compute=compute,
-        machine=machine,
-        with_features=settings.input in ("features", "confidences"),
-    )
-    flat = None
-    if settings.input == "flat":
-        flat = outputs_of_flat(
-            workspace, split, subset, compute=compute, machine=machine
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What the gate learns with and from."""
+
+    settings: GateSettings
+    machine: MachineSettings
+    workspace: Workspace
+    groups: Groups
+    split: Split
+    compute: Compute
+    image_size: int
+
+    def images(self, subset: str) -> GateImages:
+        """A subset's images, and what the networks that the gate weighs say of them."""
+        outputs = outputs_of_experts(
+            self.workspace,
+            self.groups,
+            self.split,
+            subset,
+            compute=self.compute,
+            machine=self.machine,
+            with_features=self.settings.input in ("features", "confidences"),
         )
-    return GateImages.of(split.images, split.rows(subset), outputs, flat=flat)
+        flat = None
+        if self.settings.input == "flat":
+            flat = outputs_of_flat(
+                self.workspace,
+                self.split,
+                subset,
+                compute=self.compute,
+                machine=self.machine,
+            )
+        rows = self.split.rows(subset)
+        return GateImages.of(self.split.images, rows, outputs, flat=flat)
 
+    def frozen(
+        self,
+        network: Network | FeatureGate,
+        identity: Header,
+        sources: Sequence[Origin],
+    ) -> FrozenFeatures | None:
+        """The features of the gate's own trunk, where warm-up learns from a cache."""
+        settings = self.settings
+        cached = settings.warmup == "cache" and settings.warmup_epochs > 0
+        if not (cached and isinstance(network, Network)):
+            return None
+        trunk = {key: identity.settings[key] for key in ("backbone", "weights")}
+        trunk["image_size"] = self.image_size
+        if settings.shrink > 1:
+            trunk["shrink"] = settings.shrink
+        if settings.weights == "none":
+            trunk["seed"] = settings.seed
+        return features_of_trunk(
+            network,
+            trunk,
+            sources,
+            self.workspace,
+            self.split,
+            compute=self.compute,
+            machine=self.machine,
+            learn_from=settings.learn_from,
+        )
 
-def _frozen(
-    settings: GateSettings,
-    machine: MachineSettings,
-    compute: Compute,
-    identity: Header,
-    network: Network | FeatureGate,
-    image_size: int,
-    sources: Sequence[Origin],
-    workspace: Workspace,
-    split: Split,
-) -> FrozenFeatures | None:
-    """The features of the gate's own trunk, for warm-up."""
-    if not isinstance(network, Network) or settings.warmup != "cache":
-        return None
-    if not settings.warmup_epochs:
-        return None
-    trunk = {key: identity.settings[key] for key in ("backbone", "weights")}
-    trunk["image_size"] = image_size
-    if settings.shrink > 1:
-        trunk["shrink"] = settings.shrink
-    if settings.weights == "none":
-        trunk["seed"] = settings.seed
-    return features_of_trunk(
-        network,
-        trunk,
-        sources,
-        workspace,
-        split,
-        compute=compute,
-        machine=machine,
-        learn_from=settings.learn_from,
-    )
-
-
-def _task(
-    settings: GateSettings,
-    machine: MachineSettings,
-    compute: Compute,
-    *,
-    groups: Groups,
-    split: Split,
-    train: GateImages,
-    val: GateImages,
-    network: Network | FeatureGate,
-    image_size: int,
-    frozen: FrozenFeatures | None,
-) -> GateTask:
-    if not train.readable.any():
-        raise InputError("no readable training image is left for the gate")
-    skip = machine.on_bad == "skip"
-    num_images = len(train.rows) + len(val.rows)
-    read = np.concatenate([train.rows, val.rows])
-    on_images = settings.input == "images"
-    kept = (
-        room_for(split.images, read, gigabytes=machine.keep_images)
-        if on_images
-        else None
-    )
-    return GateTask(
-        settings,
-        network,
-        compute,
-        train=train,
-        val=val,
-        dataset=ImageDataset(
-            split.images,
-            size=image_size,
-            augment=settings.augment == "crop",
-            seed=settings.seed,
-            kept=kept,
-        ),
-        members=Members.of(
-            [members.tolist() for members in groups.members],
-            num_classes=groups.num_classes,
-            device=compute.device,
-        ),
-        unreadable=UnreadableImages(split.images, num_images, skip, machine.max_bad),
-        workers=machine.workers,
-        frozen=frozen,
-    )
+    def task(
+        self,
+        network: Network | FeatureGate,
+        train: GateImages,
+        val: GateImages,
+        frozen: FrozenFeatures | None,
+    ) -> GateTask:
+        """What is trained."""
+        settings, machine, images = self.settings, self.machine, self.split.images
+        kept = None
+        if settings.input == "images":
+            read = np.concatenate([train.rows, val.rows])
+            kept = room_for(images, read, gigabytes=machine.keep_images)
+        num_images = len(train.rows) + len(val.rows)
+        skip = machine.on_bad == "skip"
+        return GateTask(
+            settings,
+            network,
+            self.compute,
+            train=train,
+            val=val,
+            dataset=ImageDataset(
+                images,
+                size=self.image_size,
+                augment=settings.augment == "crop",
+                seed=settings.seed,
+                kept=kept,
+            ),
+            members=Members.of(
+                [members.tolist() for members in self.groups.members],
+                num_classes=self.groups.num_classes,
+                device=self.compute.device,
+            ),
+            unreadable=UnreadableImages(images, num_images, skip, machine.max_bad),
+            workers=machine.workers,
+            frozen=frozen,
+        )
 
 
 def _run_of(

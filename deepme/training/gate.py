@@ -178,12 +178,12 @@ class GateTask:
     @property
     def is_cached(self) -> bool:
         """Whether the stage learns from what caches hold, and decodes no image."""
-        return self.settings.input != "images" or self._from_trunk
+        return self.settings.input != "images" or self._features is not None
 
     @property
-    def _from_trunk(self) -> bool:
-        """Whether the stage learns from its own frozen trunk's cached features."""
-        return self.frozen is not None and self.in_warmup
+    def _features(self) -> FrozenFeatures | None:
+        """What the stage learns from in place of images, if its trunk is cached."""
+        return self.frozen if self.in_warmup else None
 
     def start(self, stage: Stage) -> list[dict[str, Any]]:
         """Warm-up trains all but a trunk, where there is one; then all layers."""
@@ -208,8 +208,8 @@ class GateTask:
         """Stream training views, or the cached features."""
         size, seed = self.settings.batch_size, self.settings.seed
         rows = self.train.rows[self.positions]
-        if self.frozen and self._from_trunk:
-            return self.frozen.training_batches(
+        if features := self._features:
+            return features.training_batches(
                 rows, size, seed=seed, epochs=epochs, first_step=first_step
             )
         if self.settings.input == "images":
@@ -260,7 +260,7 @@ class GateTask:
         """Logits (B, T) of what the gate sees, or of its trunk's features of it."""
         inputs = batch.inputs.to(self.compute.device)
         with self.compute.autocast():
-            if isinstance(self.network, Network) and self._from_trunk:
+            if self._features and isinstance(self.network, Network):
                 logits_BT, _ = self.network.of_features(inputs)
             else:
                 logits_BT, _ = self.network(inputs)
@@ -288,9 +288,9 @@ class GateTask:
         return correct / len(positions)
 
     def _validation_batches(self, positions: NDArray[np.int64]) -> Iterator[Batch]:
-        if self.frozen and self._from_trunk:
+        if features := self._features:
             rows = self.val.rows[positions]
-            return self.frozen.validation_batches(rows, self.settings.batch_size)
+            return features.validation_batches(rows, self.settings.batch_size)
         return gate_batches(
             self.val,
             positions,
