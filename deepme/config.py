@@ -25,8 +25,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "consistency": 0.1,
             "margin": 1.0,
             "likelihood": 0.0,
-            "warmup_epochs": 0,
-            "epochs": 20,
         },
     },
 }
@@ -321,10 +319,10 @@ class GateSettings(Settings):
         choices=("cache", "views"),
     )
     warmup_epochs: int = setting(
-        15, "epochs of all but the trunk of a gate on images, which is frozen",
+        0, "epochs of all but the trunk of a gate on images, which is frozen",
         at_least=0, at_most=100_000,
     )  # fmt: skip
-    epochs: int = setting(5, "epochs of all layers", at_least=0, at_most=100_000)
+    epochs: int = setting(20, "epochs of all layers", at_least=0, at_most=100_000)
     batch_size: int = setting(256, "images a step", at_least=1, at_most=1_000_000)
     warmup_lr: float = setting(0.01, "learning rate at the start of warm-up", above=0)
     warmup_lr_end: float = setting(0.001, "and at its end", above=0)

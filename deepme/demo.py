@@ -50,13 +50,7 @@ def demo_recipe(seed: int = 0) -> Recipe:
         # a class it learns from scratch little that the flat one does not know.
         expert=ExpertSettings(**network | {"weights": "flat", "epochs": 15}),
         gate=GateSettings(
-            weights="flat",
-            warmup_epochs=0,
-            epochs=8,
-            batch_size=32,
-            lr=0.05,
-            lr_end=0.002,
-            seed=seed,
+            weights="flat", epochs=8, batch_size=32, lr=0.05, lr_end=0.002, seed=seed
         ),
         attention=AttentionSettings(batch_size=32, epochs=0, seed=seed),
         evaluate=EvaluateSettings(fusion=FUSIONS),

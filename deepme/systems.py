@@ -54,9 +54,8 @@ class System:
 _PLAIN = {"lambda2": 0.0, "lambda3": 0.0}
 """Cross-entropy alone, with λ₁."""
 
-_TERMS = ("selection", "relevance", "consistency", "margin", "likelihood")
-_PAPER_GATE = {name: RECIPES["paper"]["train-gate"][name] for name in _TERMS}
-"""The loss of Eq. 4, whose terms are taken away one by one; all have one budget."""
+_PAPER_GATE = RECIPES["paper"]["train-gate"]
+"""The loss of Eq. 4, whose terms are taken away one by one."""
 
 SYSTEMS = {
     "vgg16-ext": System(label="VGG16-Ext (one flat network)", fusion="flat"),

@@ -71,7 +71,6 @@ lr-end = 0.0005
 
 [train-gate]
 weights = "flat"
-warmup-epochs = 0
 epochs = 4
 batch-size = 64
 lr = 0.02

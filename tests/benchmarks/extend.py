@@ -51,7 +51,6 @@ lr-end = 0.0005
 
 [train-gate]
 GATE
-warmup-epochs = 0
 batch-size = 64
 
 [train-attention]

@@ -55,7 +55,6 @@ epochs = 0
 
 [train-gate]
 weights = "none"
-warmup-epochs = 0
 epochs = 0
 
 [machine]

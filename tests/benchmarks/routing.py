@@ -63,7 +63,6 @@ lr-end = 0.002
 
 [train-gate]
 weights = "flat"
-warmup-epochs = 0
 epochs = 15
 batch-size = 32
 lr = 0.05

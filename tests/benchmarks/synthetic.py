@@ -165,11 +165,6 @@ def drawn_answers(labels: np.ndarray) -> Callable[..., Iterator[Batch]]:
 def train_a_gate(workspace: Workspace, form: str) -> None:
     """Train a gate on the drawn features, for two epochs."""
     settings = GateSettings(
-        input="features",
-        weights="none",
-        warmup_epochs=0,
-        epochs=2,
-        batch_size=256,
-        lr=0.05,
+        input="features", weights="none", epochs=2, batch_size=256, lr=0.05
     )
     train_gate.run(settings, machine(form), workspace)
