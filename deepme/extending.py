@@ -212,11 +212,10 @@ def _head_alone(trained: Expert) -> FlatSettings:
 def _going_on(cls: type[SettingsT], trained: Expert, share: float) -> SettingsT:
     recorded = trained.origin.header.settings
     found: Any = _recorded(cls, recorded | {"weights": "before"})
-    epochs = found.epochs
-    if cls is GateSettings and found.input != "images":
-        # Nothing of it was frozen in warm-up.
-        epochs += found.warmup_epochs
-    return replace(found, warmup_epochs=0, epochs=_fewer(epochs, share))  # type: ignore[no-any-return]
+    # A gate may have had no other epochs; an expert's head is there already.
+    warmup = _fewer(found.warmup_epochs, share) if cls is GateSettings else 0
+    epochs = _fewer(found.epochs, share)
+    return replace(found, warmup_epochs=warmup, epochs=epochs)  # type: ignore[no-any-return]
 
 
 def _recorded(cls: type[SettingsT], recorded: dict[str, Any]) -> SettingsT:
@@ -287,16 +286,25 @@ def _cost(stages: _Stages, workspace: Workspace, split: Split) -> tuple[float, f
             now += once
             by_gate += once
     if stages.gate:
-        step = 0.0
+        now, anew = now + by_gate, anew + by_gate
         if stages.gate.input == "images":
-            step = PASSES_A_STEP * every * network_cost(before.gate(), before).image
-        now += by_gate + step * stages.gate.epochs
-        anew += by_gate + step * _epochs(_first(before, Workspace.gate))
+            first = _first(before, Workspace.gate).origin.header.settings
+            once = every * network_cost(before.gate(), before).image
+            now += once * _passes(stages.gate)
+            anew += once * _passes(_recorded(GateSettings, first))
     if stages.attention:
         attention = _first_attention(before)
         now += asked + PASSES_A_STEP * asked * stages.attention.epochs
         anew += asked + PASSES_A_STEP * asked * _epochs(attention)
     return now, anew
+
+
+def _passes(gate: GateSettings) -> int:
+    """Forward passes of a gate on images in its training, an image."""
+    warmup = (
+        min(1, gate.warmup_epochs) if gate.warmup == "cache" else gate.warmup_epochs
+    )
+    return warmup + PASSES_A_STEP * gate.epochs
 
 
 def _epochs(trained: Expert) -> int:

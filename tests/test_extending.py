@@ -214,11 +214,39 @@ def test_epochs_of_a_second_extension_are_of_those_before_the_first(
         assert stages == ["finetune"] * 2  # 0.35 of six
         stages = [epoch.stage for epoch in new.flat().training.history]
         assert stages == ["warmup"] * 7
-        assert len(new.gate().training.history) == 2
+        stages = [epoch.stage for epoch in new.gate().training.history]
+        assert stages == ["warmup", "gate", "gate"]
         stages = [epoch.stage for epoch in new.attention().training.history]
         assert stages == ["warmup", "finetune", "finetune"]
         assert 0 < table["share"] < 0.6
         root = out
+
+
+def test_a_warm_up_from_the_cache_counts_as_one_pass(
+    invoke: Invoke,
+    tiny_workspace: Path,
+    tiny_config: Path,
+    new_images: Path,
+    tmp_path: Path,
+) -> None:
+    now, anew = {}, {}
+    for name, options in (
+        ("cache", ("--warmup-epochs", 4, "--epochs", 0)),
+        ("views", ("--warmup", "views", "--warmup-epochs", 4, "--epochs", 0)),
+        ("whole", ("--warmup-epochs", 0, "--epochs", 4)),
+    ):
+        gate = ("train-gate", *options, "--config", tiny_config, "-w", tiny_workspace)
+        ended = invoke(*gate)
+        assert ended.code == 0, ended.stderr
+        out = tmp_path / name
+        table = extend(invoke, new_images, tiny_workspace, out, "--place-only")
+        now[name], anew[name] = table["training_tflop"], table["anew_tflop"]
+    # Of a gate's epochs there are 1, 4 and 4 times 3 passes, and now one epoch.
+    once = (anew["views"] - anew["cache"]) / 3
+    assert anew["whole"] - anew["cache"] == pytest.approx(11 * once)
+    assert now["views"] == pytest.approx(now["cache"])
+    assert now["whole"] - now["cache"] == pytest.approx(2 * once)
+    assert once > 0
 
 
 class TestGatesThatSeeNoImages:
@@ -237,7 +265,9 @@ class TestGatesThatSeeNoImages:
 
     def gate_went_on(self, old: Workspace, new: Workspace) -> None:
         first, second = old.gate(), new.gate()
-        assert len(second.training.history) == 2  # 0.35 of five, one of warm-up
+        assert (
+            len(second.training.history) == 2
+        )  # 0.35 of one of warm-up and four, at least one
         assert second.origin.header.settings["weights"] == "before"
         one, two = (load_file(gate.weights) for gate in (first, second))
         changed = np.abs(two["hidden.weight"] - one["hidden.weight"]).max()
