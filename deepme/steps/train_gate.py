@@ -56,6 +56,8 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         Interrupted: stopped by a signal, with a checkpoint.
     """
     groups = workspace.groups()
+    # Before the experts, which a split that is missing would make stale.
+    split = workspace.split(groups.origin)
     first = workspace.expert(1).training
     if settings.backbone == "same":
         settings = replace(settings, backbone=first.backbone)
@@ -64,7 +66,7 @@ def run(settings: GateSettings, machine: MachineSettings, workspace: Workspace) 
         machine=machine,
         workspace=workspace,
         groups=groups,
-        split=workspace.split(groups.origin),
+        split=split,
         compute=choose_compute(machine, settings.precision),
         image_size=first.image_size,
     )
