@@ -82,8 +82,7 @@ lr-end = 0.01
 
 [train-gate]
 weights = "none"
-warmup-epochs = 1
-epochs = 1
+epochs = 2
 batch-size = 16
 lr = 0.05
 lr-end = 0.01

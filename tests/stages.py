@@ -13,15 +13,14 @@ MADE = {
     "cluster": ("memberships.h5", "groups.json"),
     "split": ("split.h5",),
     "train-expert": ("experts/01",),
-    "train-gate": ("gate", "features", "outputs/train", "outputs/val"),
+    "train-gate": ("gate", "outputs/train", "outputs/val"),
     "evaluate": ("calibration", "evaluation", "outputs/test"),
     "plot-accuracy": ("figures",),
 }
 """What each command makes; of train-expert only the first group's expert."""
 
-TRAINING = {"train-expert": (1, 1, 8), "train-gate": (10, 2, 12)}
-"""Files put in place before the first step, the locks' holders included; how many of
-them are holders; and steps."""
+TRAINING = {"train-expert": (1, 8), "train-gate": (7, 12)}
+"""Files put in place before the first step, the lock's holder included, and steps."""
 
 OFTEN = ("--checkpoint-minutes", "1e-6")
 """A checkpoint after every step."""
@@ -50,8 +49,7 @@ class StageTrial:
         self.reference = snapshot(finished)
         self._finished, self._made = finished, MADE[stage]
         self.checkpoint = f"{MADE[stage][0]}/checkpoint.safetensors"
-        placed, self.locks, self.steps = TRAINING.get(stage, (0, 0, 0))
-        self.renames_before_training = placed
+        self.renames_before_training, self.steps = TRAINING.get(stage, (0, 0))
 
     def reset(self) -> StageTrial:
         """Begin anew: all artifacts but those of this stage."""

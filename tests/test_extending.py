@@ -198,7 +198,7 @@ def test_epochs_of_a_second_extension_are_of_those_before_the_first(
     for words in (
         ("train-flat",),
         ("train-expert", "--group", "all"),
-        ("train-gate", "--input", "flat"),
+        ("train-gate", "--input", "flat", "--warmup-epochs", 1),
         ("train-attention", "--warmup-epochs", 1),
     ):
         ended = invoke(*words, *longer)
@@ -260,7 +260,8 @@ class TestGatesThatSeeNoImages:
 
     def train_gate(self, invoke: Invoke, config: Path, old: Workspace, input: str):
         common = ("--config", config, "-w", old.root, "--epochs", 4)
-        ended = invoke("train-gate", "--input", input, *common)
+        warmup = ("--warmup-epochs", 1)
+        ended = invoke("train-gate", "--input", input, *warmup, *common)
         assert ended.code == 0, ended.stderr
 
     def gate_went_on(self, old: Workspace, new: Workspace) -> None:

@@ -123,7 +123,7 @@ class TestTraining:
         first = trial.renames_before_training
         assert trial.run(at_rename(first + 1), *OFTEN).code == -signal.SIGKILL
         for done in range(0, trial.steps, 2):
-            end = trial.run(at_rename(trial.locks + 2, after=True), *OFTEN)
+            end = trial.run(at_rename(3, after=True), *OFTEN)
             assert end.code == -signal.SIGKILL, end.output
             assert steps_done(trial, end.output) == done
             trial.assert_whole()
@@ -192,7 +192,7 @@ def steps_done(trial: StageTrial, output: str) -> int:
     found = re.search(r"continues in (\w+) epoch (\d+) step (\d+)", output)
     if found is None:
         return 0
-    epochs = int(found[2]) - 1 + (found[1] != "warmup")
+    epochs = int(found[2]) - 1 + (found[1] == "finetune")
     return epochs * trial.steps // 2 + int(found[3]) - 1
 
 

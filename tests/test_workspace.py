@@ -64,7 +64,7 @@ class TestPaths:
     def test_all_files_of_a_finished_workspace_are_known(self, workspace: Workspace):
         files = [path for path in workspace.root.rglob("*.*") if path.is_file()]
         artifacts = [path for path in files if path.name[0] != "."]
-        assert len(artifacts) == 39
+        assert len(artifacts) == 37
         for path in artifacts:
             if path.parent.name != "figures":
                 assert workspace.command_for(path).startswith("deepme ")

@@ -292,10 +292,6 @@ def _must_not_run(*_: object) -> None:
 class TestWarmUp:
     """All but the trunk learns, and the trunk is asked once."""
 
-    @pytest.fixture(autouse=True)
-    def nothing_cached(self, workspace):
-        shutil.rmtree(workspace.root / "features")
-
     @pytest.fixture
     def asked(self, monkeypatch):
         """How many images the trunk is asked about, call by call."""
