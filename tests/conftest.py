@@ -163,6 +163,22 @@ def tiny_arguments(tiny_images: Path, tiny_config: Path) -> dict[str, list[str]]
     }
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images a trunk is asked about for a cache of features, call by call."""
+    from deepme.training import warmup
+
+    calls: list[int] = []
+    real = warmup.answers
+
+    def counting(networks, images, rows, **rest):
+        calls.append(len(rows))
+        return real(networks, images, rows, **rest)
+
+    monkeypatch.setattr(warmup, "answers", counting)
+    return calls
+
+
 @pytest.fixture(scope="session")
 def tiny_network() -> str:
     """A timm model of a few hundred weights, with dropout; only in this process."""

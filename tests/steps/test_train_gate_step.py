@@ -21,7 +21,6 @@ from deepme.images import loading
 from deepme.images.reading import read_bytes
 from deepme.steps import evaluate
 from deepme.steps.train_gate import run
-from deepme.training import warmup
 from deepme.training.gate import GateTask
 from deepme.workspace import Workspace
 
@@ -291,19 +290,6 @@ def _must_not_run(*_: object) -> None:
 
 class TestWarmUp:
     """All but the trunk learns, and the trunk is asked once."""
-
-    @pytest.fixture
-    def asked(self, monkeypatch):
-        """How many images the trunk is asked about, call by call."""
-        calls: list[int] = []
-        real = warmup.answers
-
-        def counting(networks, images, rows, **rest):
-            calls.append(len(rows))
-            return real(networks, images, rows, **rest)
-
-        monkeypatch.setattr(warmup, "answers", counting)
-        return calls
 
     def warm_up(self, workspace, **settings):
         given = {"warmup_epochs": 3, "warmup_lr": 0.1, "epochs": 0} | settings

@@ -55,20 +55,6 @@ def heads(workspace: Workspace, number: int = 1) -> torch.Tensor:
     return load_file(workspace.expert(number).weights)["head.weight"]
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images the trunk is asked about for the cache, call by call."""
-    calls: list[int] = []
-    real = warmup.answers
-
-    def counting(networks, images, rows, **rest):
-        calls.append(len(rows))
-        return real(networks, images, rows, **rest)
-
-    monkeypatch.setattr(warmup, "answers", counting)
-    return calls
-
-
 def test_it_is_warm_up_on_centre_views_in_half_precision(workspace):
     train(workspace)
     cached, history = heads(workspace), workspace.expert(1).training.history
